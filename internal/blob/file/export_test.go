@@ -1,0 +1,4 @@
+package file
+
+// SetWindow makes listings hold only n names at a time.
+func (s *Store) SetWindow(n int) { s.window = n }

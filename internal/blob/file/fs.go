@@ -1,0 +1,50 @@
+package file
+
+import (
+	"io"
+	"io/fs"
+)
+
+// FS is what the store needs of a file system: few operations, so that
+// crashfs can model exactly which of them survive a power cut. Names are
+// slash-separated and relative to the store's directory, which is ".".
+// Errors match fs.ErrExist, fs.ErrNotExist and the syscall numbers. Nothing
+// is durable until File.Sync (contents) and SyncDir (names) return nil.
+type FS interface {
+	// Create makes a new file for writing; it never opens an existing one.
+	Create(name string, perm fs.FileMode) (File, error)
+	// Open opens a file for reading.
+	Open(name string) (File, error)
+	// Link gives a file a second name; it fails when that name is taken.
+	Link(oldname, newname string) error
+	// Unlink removes one name of a file, never a directory.
+	Unlink(name string) error
+	// Mkdir makes one directory.
+	Mkdir(name string, perm fs.FileMode) error
+	// Rmdir removes an empty directory, never a file.
+	Rmdir(name string) error
+	// Lstat describes a name, not what a symbolic link points at.
+	Lstat(name string) (fs.FileInfo, error)
+	// Entries calls fn for each entry of a directory, in no order, holding
+	// only a small batch at a time; entries that come or go meanwhile may
+	// or may not be seen.
+	Entries(name string, fn func(fs.DirEntry) error) error
+	// SyncDir makes a directory's entries (not their contents) durable.
+	SyncDir(name string) error
+	// Present fails when the directory is no longer at the path it was
+	// opened by: deleted, moved, unmounted or mounted over.
+	Present() error
+	// Close releases the directory.
+	Close() error
+}
+
+// File is an open file. One that was created is only written; one that was
+// opened is only read.
+type File interface {
+	io.Writer
+	io.ReaderAt
+	io.Closer
+	Stat() (fs.FileInfo, error)
+	// Sync makes the contents durable, not the names that lead to them.
+	Sync() error
+}

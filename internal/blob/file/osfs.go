@@ -1,0 +1,162 @@
+package file
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// dirBatch is how many directory entries are read at a time.
+const dirBatch = 1024
+
+// errMoved: another directory has taken the place of the one that was opened.
+var errMoved = errors.New("not the directory that was opened")
+
+// osFS is a directory of the operating system. os.Root keeps every name,
+// symbolic links included, inside it.
+type osFS struct {
+	root *os.Root
+	path string
+	id   os.FileInfo
+}
+
+// openOS opens dir; with create it makes the directory and its missing
+// parents (mode 0700) durably first.
+func openOS(dir string, create bool) (*osFS, error) {
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, err
+	}
+	if create {
+		if err := makeDurable(abs); err != nil {
+			return nil, err
+		}
+	}
+	if info, err := os.Stat(abs); err == nil && !info.IsDir() {
+		return nil, &fs.PathError{Op: "open", Path: abs, Err: unix.ENOTDIR}
+	}
+	root, err := os.OpenRoot(abs)
+	if err != nil {
+		return nil, err
+	}
+	id, err := root.Stat(".")
+	if err != nil {
+		return nil, errors.Join(err, root.Close())
+	}
+	return &osFS{root: root, path: abs, id: id}, nil
+}
+
+// makeDurable is MkdirAll that syncs each parent it adds a name to. A name
+// that another process added in the meantime is synced as well: its maker may
+// not have come to that yet.
+func makeDurable(dir string) error {
+	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
+		return err // there already, or unreachable
+	}
+	parent := filepath.Dir(dir)
+	if err := makeDurable(parent); err != nil {
+		return err
+	}
+	if err := os.Mkdir(dir, dirMode); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	f, err := os.Open(parent)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
+}
+
+func (o *osFS) Create(name string, perm fs.FileMode) (File, error) {
+	return orNil(o.root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, perm))
+}
+
+func (o *osFS) Open(name string) (File, error) { return orNil(o.root.Open(name)) }
+
+func (o *osFS) Link(oldname, newname string) error { return o.root.Link(oldname, newname) }
+
+func (o *osFS) Mkdir(name string, perm fs.FileMode) error { return o.root.Mkdir(name, perm) }
+
+func (o *osFS) Lstat(name string) (fs.FileInfo, error) { return o.root.Lstat(name) }
+
+func (o *osFS) Unlink(name string) error { return o.unlinkat("unlink", name, 0) }
+
+func (o *osFS) Rmdir(name string) error { return o.unlinkat("rmdir", name, unix.AT_REMOVEDIR) }
+
+// unlinkat exists because os.Root.Remove takes files and directories alike:
+// pruning an empty directory must not delete an object that replaced it.
+func (o *osFS) unlinkat(op, name string, flags int) error {
+	dir, err := o.root.Open(path.Dir(name))
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	conn, err := dir.SyscallConn()
+	if err != nil {
+		return err
+	}
+	cerr := conn.Control(func(fd uintptr) {
+		err = unix.Unlinkat(int(fd), path.Base(name), flags)
+	})
+	if err = errors.Join(cerr, err); err != nil {
+		return &fs.PathError{Op: op, Path: name, Err: err}
+	}
+	return nil
+}
+
+func (o *osFS) Entries(name string, fn func(fs.DirEntry) error) error {
+	dir, err := o.root.Open(name)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	for {
+		entries, err := dir.ReadDir(dirBatch)
+		for _, e := range entries {
+			if err := fn(e); err != nil {
+				return err
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func (o *osFS) SyncDir(name string) error {
+	dir, err := o.root.Open(name)
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
+}
+
+func (o *osFS) Present() error {
+	now, err := os.Stat(o.path)
+	if err != nil {
+		return err
+	}
+	if !os.SameFile(now, o.id) {
+		return fmt.Errorf("%s: %w", o.path, errMoved)
+	}
+	return nil
+}
+
+func (o *osFS) Close() error { return o.root.Close() }
+
+// orNil keeps a nil *os.File from becoming a non-nil File.
+func orNil(f *os.File, err error) (File, error) {
+	if err != nil {
+		return nil, err
+	}
+	return f, nil
+}
