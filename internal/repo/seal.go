@@ -1,0 +1,253 @@
+package repo
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+)
+
+// A sealed stream (F11) is a header and frames, each behind its length. Frame
+// numbers and the mark of the last frame are authenticated, so a dropped,
+// repeated, reordered or cut-off frame does not open.
+
+// sealWriter builds a sealed stream in memory. Write cuts plaintext into
+// frames of FrameSize; Close seals the rest as the last frame.
+type sealWriter struct {
+	s       *scope
+	c       *frameCipher
+	enc     *Encoder
+	body    []byte
+	pending []byte
+	payload []byte
+	n       uint32
+}
+
+func (s *scope) newSealWriter(typ objType, name string) (*sealWriter, error) {
+	c, err := s.newCipher(typ, name)
+	if err != nil {
+		return nil, err
+	}
+	enc, err := s.coders.encoder()
+	if err != nil {
+		return nil, err
+	}
+	head := c.head.bytes()
+	return &sealWriter{s: s, c: c, enc: enc, body: append([]byte(nil), head[:]...)}, nil
+}
+
+func (w *sealWriter) frame(plain []byte, last bool) {
+	w.payload = w.enc.Encode(w.payload[:0], plain)
+	w.body = binary.BigEndian.AppendUint32(w.body, uint32(len(w.payload)+tagSize))
+	w.body = w.c.seal(w.body, w.n, last, w.payload)
+	w.n++
+}
+
+// Write never fails. A full frame is kept back until more follows, because
+// it may be the last.
+func (w *sealWriter) Write(p []byte) (int, error) {
+	n := len(p)
+	for len(p) > 0 {
+		if len(w.pending) == FrameSize {
+			w.frame(w.pending, false)
+			w.pending = w.pending[:0]
+		}
+		k := min(FrameSize-len(w.pending), len(p))
+		w.pending = append(w.pending, p[:k]...)
+		p = p[k:]
+	}
+	return n, nil
+}
+
+// finish seals the last frame and returns the object's bytes.
+func (w *sealWriter) finish() []byte {
+	w.frame(w.pending, true)
+	w.s.coders.enc.Put(w.enc)
+	return w.body
+}
+
+// sealObject seals an object of a metadata frame (if meta is not nil) and
+// data, for the key name.
+func (s *scope) sealObject(typ objType, name string, meta, data []byte) ([]byte, error) {
+	w, err := s.newSealWriter(typ, name)
+	if err != nil {
+		return nil, err
+	}
+	if len(meta) > MaxFrame {
+		return nil, fmt.Errorf("seal %s: metadata of %d bytes exceeds %d", name, len(meta), MaxFrame)
+	}
+	if meta != nil {
+		w.frame(meta, false)
+	}
+	for len(data) > FrameSize {
+		w.frame(data[:FrameSize], false)
+		data = data[FrameSize:]
+	}
+	w.pending = data
+	return w.finish(), nil
+}
+
+// sealReader reads a sealed stream frame by frame.
+type sealReader struct {
+	s      *scope
+	c      *frameCipher
+	dec    *Decoder
+	src    io.Reader
+	name   string
+	n      uint32
+	next   int // stored length of the next frame; 0 after the last
+	stored []byte
+	plain  []byte
+	rest   []byte // of plain, not yet taken by Read
+}
+
+// openSealed reads the header. The caller closes the reader.
+func (s *scope) openSealed(src io.Reader, typ objType, name string) (*sealReader, error) {
+	var head [headerSize]byte
+	if err := readFull(src, head[:]); err != nil {
+		return nil, fmt.Errorf("%s: header: %w", name, err)
+	}
+	c, err := s.openCipher(head[:], typ, name)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	dec, err := s.coders.decoder()
+	if err != nil {
+		return nil, err
+	}
+	r := &sealReader{s: s, c: c, dec: dec, src: src, name: name}
+	if err = r.length(); err == nil && r.next == 0 {
+		err = fmt.Errorf("%s: %w: no frame", name, ErrDamaged)
+	}
+	if err != nil {
+		r.close()
+		return nil, err
+	}
+	return r, nil
+}
+
+func (r *sealReader) close() { r.s.coders.dec.Put(r.dec) }
+
+// length reads the next frame's length; the end of the object is length 0.
+func (r *sealReader) length() error {
+	var b [4]byte
+	n, err := io.ReadFull(r.src, b[:])
+	switch {
+	case errors.Is(err, io.EOF) && n == 0:
+		r.next = 0
+		return nil
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return fmt.Errorf("%s: %w: cut off behind frame %d", r.name, ErrDamaged, r.n)
+	case err != nil:
+		return fmt.Errorf("%s: %w", r.name, err)
+	}
+	l := binary.BigEndian.Uint32(b[:])
+	if l <= tagSize || l > maxStoredFrame {
+		return fmt.Errorf("%s: %w: frame %d has length %d", r.name, ErrDamaged, r.n, l)
+	}
+	r.next = int(l)
+	return nil
+}
+
+// load reads the next frame's stored bytes into r.stored.
+func (r *sealReader) load() error {
+	if cap(r.stored) < r.next {
+		r.stored = make([]byte, r.next)
+	}
+	r.stored = r.stored[:r.next]
+	if err := readFull(r.src, r.stored); err != nil {
+		return fmt.Errorf("%s: frame %d: %w", r.name, r.n, err)
+	}
+	return nil
+}
+
+// meta opens the first frame, which data always follows (F11). The bytes are
+// valid until the next call.
+func (r *sealReader) meta() ([]byte, error) {
+	if err := r.load(); err != nil {
+		return nil, err
+	}
+	return r.open(false)
+}
+
+func (r *sealReader) open(last bool) ([]byte, error) {
+	plain, err := r.dec.openFrame(r.c, r.n, last, r.stored, r.plain[:0])
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", r.name, err)
+	}
+	r.plain = plain
+	r.n++
+	return plain, nil
+}
+
+// frame opens the next frame; io.EOF after the last. The bytes are valid
+// until the next call.
+func (r *sealReader) frame() ([]byte, error) {
+	if r.next == 0 {
+		return nil, io.EOF
+	}
+	if err := r.load(); err != nil {
+		return nil, err
+	}
+	if err := r.length(); err != nil {
+		return nil, err
+	}
+	return r.open(r.next == 0)
+}
+
+// Read makes the frames one stream.
+func (r *sealReader) Read(p []byte) (int, error) {
+	for len(r.rest) == 0 {
+		plain, err := r.frame()
+		if err != nil {
+			return 0, err
+		}
+		r.rest = plain
+	}
+	n := copy(p, r.rest)
+	r.rest = r.rest[n:]
+	return n, nil
+}
+
+// openObject opens a whole sealed object from memory; withMeta says whether
+// its first frame is metadata.
+func (s *scope) openObject(body []byte, typ objType, name string, withMeta bool) (meta, data []byte, err error) {
+	r, err := s.openSealed(bytes.NewReader(body), typ, name)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer r.close()
+	if withMeta {
+		m, err := r.meta()
+		if err != nil {
+			return nil, nil, err
+		}
+		meta = bytes.Clone(m)
+		if err := r.length(); err != nil {
+			return nil, nil, err
+		}
+		if r.next == 0 {
+			return nil, nil, fmt.Errorf("%s: %w: no data behind the metadata", name, ErrDamaged)
+		}
+	}
+	for {
+		plain, err := r.frame()
+		if errors.Is(err, io.EOF) {
+			return meta, data, nil
+		}
+		if err != nil {
+			return nil, nil, err
+		}
+		data = append(data, plain...)
+	}
+}
+
+// readFull fills b; an end before that is damage.
+func readFull(r io.Reader, b []byte) error {
+	_, err := io.ReadFull(r, b)
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return fmt.Errorf("%w: cut off", ErrDamaged)
+	}
+	return err
+}
