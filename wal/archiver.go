@@ -1,0 +1,308 @@
+package wal
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/holdfastdb/holdfast/internal/repo"
+)
+
+// ErrClosed is returned by an archiver's methods after Close.
+var ErrClosed = errors.New("the archiver is closed")
+
+// ArchiverOptions bound an archiver.
+type ArchiverOptions struct {
+	FlushEvery time.Duration // a segment is sealed so long after its first byte; 0: 5 s
+	MaxSegment int           // … or at so many bytes; 0: 16 MiB
+	MaxPending int           // bytes sealed but not yet durable, plus the open segment; 0: 64 MiB
+	Stall      time.Duration // a put without an answer for so long is given up and retried; 0: 1 minute
+	Retry      time.Duration // how long a failing store is retried before Err; 0: for ever
+	Log        *slog.Logger
+	Clock      func() time.Time
+	// OnDurable is called after each segment is durable, in order. It must
+	// not call Begin, Flush or Close, which wait for it.
+	OnDurable func(repo.SegmentMeta)
+}
+
+func (o ArchiverOptions) withDefaults() ArchiverOptions {
+	if o.FlushEvery <= 0 {
+		o.FlushEvery = 5 * time.Second
+	}
+	if o.MaxSegment <= 0 {
+		o.MaxSegment = 16 << 20
+	}
+	if o.MaxPending <= 0 {
+		o.MaxPending = 64 << 20
+	}
+	// A segment larger than what may wait would never be full.
+	o.MaxSegment = min(o.MaxSegment, o.MaxPending)
+	if o.Stall <= 0 {
+		o.Stall = time.Minute
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Clock == nil {
+		o.Clock = time.Now
+	}
+	return o
+}
+
+// segmentStore is what an archiver needs of a lineage.
+type segmentStore interface {
+	PutBranch(ctx context.Context, b repo.Branch) error
+	PutSegment(ctx context.Context, m *repo.SegmentMeta, data []byte) error
+	Segments(ctx context.Context, branch string, from Position) ([]repo.SegmentRef, error)
+	ReadSegmentMeta(ctx context.Context, ref repo.SegmentRef) (*repo.SegmentMeta, error)
+	PutNote(ctx context.Context, n repo.Note) error
+}
+
+// Archiver implements Intake over a lineage: it cuts the stream into segments
+// and uploads them beside receiving, several at a time; a position counts as
+// durable only when every segment before it is. A failing store is retried
+// and shows in Status; a place taken by another history (repo.ErrFork) is
+// final. Safe for concurrent use, but Begin and Write from one goroutine.
+type Archiver struct {
+	store  segmentStore
+	o      ArchiverOptions
+	ctx    context.Context // ends every upload: after a failure and after Close
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+
+	mu        sync.Mutex
+	changed   chan struct{}
+	err       error
+	closed    bool
+	begun     bool
+	branch    repo.Branch
+	start     Position // where Begin put this run of the branch
+	end       Position // of what was written
+	durable   Position
+	prev      link // of the segment to be sealed next
+	open      *openSegment
+	queue     []*sealedSegment // in order, not durable yet
+	pending   int              // bytes in queue
+	running   int              // uploads
+	beats     []repo.Beat      // not in a sealed segment yet
+	source    time.Time        // source's clock at the last good round trip
+	last      *repo.SegmentMeta
+	hole      *Range
+	otherErr  error // of a put that is no segment (branch, note)
+	otherFrom time.Time
+	notes     []repo.SegmentMeta // durable, OnDurable not called yet
+	notifying bool
+}
+
+// NewArchiver starts an archiver; Close ends it.
+func NewArchiver(l *repo.Lineage, o ArchiverOptions) *Archiver { return newArchiver(l, o) }
+
+func newArchiver(st segmentStore, o ArchiverOptions) *Archiver {
+	a := &Archiver{store: st, o: o.withDefaults(), changed: make(chan struct{})}
+	a.ctx, a.cancel = context.WithCancel(context.Background())
+	return a
+}
+
+// Write: see Intake. A chunk longer than MaxPending is taken once nothing
+// else is waiting.
+func (a *Archiver) Write(ctx context.Context, c Chunk) error {
+	if len(c.Data) == 0 {
+		return nil
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for {
+		if err := a.usable(); err != nil {
+			return err
+		}
+		if !a.begun {
+			return errors.New("log written before Begin")
+		}
+		if c.Pos > a.end {
+			return &GapError{Branch: a.branch.ID, From: a.end, To: c.Pos}
+		}
+		if c.Pos < a.end {
+			return fmt.Errorf("log of branch %s sent from %x, expected from %x", a.branch.ID, uint64(c.Pos), uint64(a.end))
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		held := a.heldBytes()
+		if held == 0 || held+len(c.Data) <= a.o.MaxPending {
+			break
+		}
+		if len(a.queue) == 0 {
+			a.seal(reasonSize) // or nothing would ever make room
+		}
+		if err := a.wait(ctx); err != nil {
+			return err
+		}
+	}
+	a.take(c)
+	return nil
+}
+
+// take appends a chunk, sealing at every full segment.
+func (a *Archiver) take(c Chunk) {
+	data := c.Data
+	for len(data) > 0 {
+		if a.open == nil {
+			a.openAt(a.end, c.SentTime)
+		}
+		n := min(len(data), a.o.MaxSegment-len(a.open.data))
+		a.open.add(data[:n], c.SentTime)
+		a.end += Position(n)
+		data = data[n:]
+		if len(a.open.data) >= a.o.MaxSegment {
+			a.seal(reasonSize)
+		}
+	}
+	a.tick(c.SentTime)
+}
+
+// openAt starts a segment and its timer, which runs from the first byte:
+// later bytes do not postpone it, or a busy source would never be flushed.
+func (a *Archiver) openAt(at Position, sent time.Time) {
+	s := newOpenSegment(at, sent)
+	s.timer = time.AfterFunc(a.o.FlushEvery, func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		if a.open != s {
+			return
+		}
+		s.due = true
+		a.sealDue()
+	})
+	a.open = s
+}
+
+// sealDue seals a segment whose time is up once an uploader is free for it:
+// while the store is slow, many small segments would only make it slower.
+func (a *Archiver) sealDue() {
+	if a.open != nil && a.open.due && len(a.queue) < parallelPuts && a.err == nil {
+		a.seal(reasonTime)
+	}
+}
+
+// seal closes the open segment, if there is one, and hands it to the uploaders.
+func (a *Archiver) seal(reason string) {
+	if a.open == nil {
+		return
+	}
+	s := a.open.seal(a.branch.ID, reason, a.prev, a.beats, a.source, a.o.Clock())
+	a.open, a.beats = nil, nil
+	a.prev = link{s.meta.End, s.hash}
+	a.queue = append(a.queue, s)
+	a.pending += len(s.data)
+	a.dispatch()
+}
+
+// Tick: see Intake. Safe for concurrent use.
+func (a *Archiver) Tick(source time.Time) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.tick(source)
+}
+
+func (a *Archiver) tick(source time.Time) {
+	if source.After(a.source) {
+		a.source = source
+	}
+}
+
+// Beat hands over an acknowledged heartbeat, to travel with the next segment.
+func (a *Archiver) Beat(b repo.Beat) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.beats = append(a.beats, b)
+	a.tick(b.At)
+}
+
+// Durable: see Intake. It is 0 before the first Begin.
+func (a *Archiver) Durable() Position {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.durable
+}
+
+// Err: see Intake.
+func (a *Archiver) Err() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.err
+}
+
+// Changed: see Intake.
+func (a *Archiver) Changed() <-chan struct{} {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.changed
+}
+
+// Flush seals the open segment now and waits until all that was written
+// before the call is durable and OnDurable has been told.
+func (a *Archiver) Flush(ctx context.Context) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if err := a.usable(); err != nil {
+		return err
+	}
+	a.seal(reasonBoundary)
+	return a.drain(ctx)
+}
+
+// drain waits until nothing sealed is left to store.
+func (a *Archiver) drain(ctx context.Context) error {
+	for a.err == nil && (len(a.queue) > 0 || a.notifying) {
+		if err := a.wait(ctx); err != nil {
+			return fmt.Errorf("%d bytes of log are not durable yet: %w", a.heldBytes(), err)
+		}
+	}
+	return a.err
+}
+
+// wait gives up the lock until something changed.
+func (a *Archiver) wait(ctx context.Context) error {
+	ch := a.changed
+	a.mu.Unlock()
+	defer a.mu.Lock()
+	select {
+	case <-ch:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (a *Archiver) broadcast() {
+	close(a.changed)
+	a.changed = make(chan struct{})
+}
+
+func (a *Archiver) usable() error {
+	if a.closed {
+		return ErrClosed
+	}
+	return a.err
+}
+
+func (a *Archiver) heldBytes() int {
+	n := a.pending
+	if a.open != nil {
+		n += len(a.open.data)
+	}
+	return n
+}
+
+// fail ends the archiver's work: nothing more becomes durable.
+func (a *Archiver) fail(err error) {
+	if a.err != nil {
+		return
+	}
+	a.err = err
+	a.cancel()
+	a.broadcast()
+}
