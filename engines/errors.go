@@ -1,0 +1,26 @@
+package engines
+
+import "errors"
+
+// PermanentError marks a failure that trying again cannot mend: another
+// history, log that is gone, a server that is too old. A caller that retries
+// (stream, run) stops at it; every other error from a running Tail, Backup or
+// Connect may be retried with back-off.
+type PermanentError struct{ Err error }
+
+func (e *PermanentError) Error() string { return e.Err.Error() }
+func (e *PermanentError) Unwrap() error { return e.Err }
+
+// Permanent marks err; nil stays nil.
+func Permanent(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &PermanentError{Err: err}
+}
+
+// IsPermanent reports whether err is marked.
+func IsPermanent(err error) bool {
+	var p *PermanentError
+	return errors.As(err, &p)
+}

@@ -1,0 +1,304 @@
+package postgres
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/holdfastdb/holdfast/engines"
+	"github.com/holdfastdb/holdfast/internal/hferr"
+	"github.com/holdfastdb/holdfast/internal/repo"
+	"github.com/holdfastdb/holdfast/wal"
+)
+
+// LogGoneError: the server no longer has log that the archive lacks.
+type LogGoneError struct {
+	Branch   string
+	From, To repo.Position // To 0: unknown
+}
+
+func (e *LogGoneError) Error() string {
+	to := "an unknown position"
+	if e.To != 0 {
+		to = FormatLSN(e.To)
+	}
+	return fmt.Sprintf("the server has removed its log from %s to %s (branch %s), and the archive does not hold it", FormatLSN(e.From), to, e.Branch)
+}
+
+// AheadError: the archive holds log that the server has never written.
+type AheadError struct {
+	Held, Server repo.Position
+}
+
+func (e *AheadError) Error() string {
+	return fmt.Sprintf("the archive holds log through %s, but the server's ends at %s", FormatLSN(e.Held), FormatLSN(e.Server))
+}
+
+// LeftHistoryError: the server's timeline does not descend from the branch
+// that was being streamed.
+type LeftHistoryError struct {
+	Branch, Server string
+	At             repo.Position
+}
+
+func (e *LeftHistoryError) Error() string {
+	return fmt.Sprintf("the server is now on branch %s, which does not continue branch %s at %s", e.Server, e.Branch, FormatLSN(e.At))
+}
+
+// tail is one Tail call.
+type tail struct {
+	l    *logSource
+	o    engines.TailOptions
+	in   wal.Intake
+	slot string
+
+	segment  int64         // bytes of a WAL segment
+	recovery bool          // the source is a standby
+	interval time.Duration // between unasked status messages
+	floor    repo.Position // the server has its log from here, by the slot's promise
+	until    *repo.Position
+	ready    bool // o.Ready has been called
+}
+
+// Tail streams the log into in; see engines.LogSource. Every error may be
+// retried but those engines.IsPermanent knows.
+func (l *logSource) Tail(ctx context.Context, o engines.TailOptions, in wal.Intake) error {
+	t := &tail{l: l, o: o, in: in, slot: slotName(l.name)}
+	err := t.run(ctx)
+	if ctx.Err() != nil && in.Err() == nil && !engines.IsPermanent(err) {
+		return nil
+	}
+	return l.explain("stream the log of "+l.name, err)
+}
+
+func (t *tail) run(ctx context.Context) error {
+	conn, err := t.l.replication(ctx, nil)
+	if err != nil {
+		return err
+	}
+	defer func() { t.l.hangUp(conn) }()
+	if t.o.Temporary {
+		t.slot, err = temporarySlotName(t.l.name)
+		if err != nil {
+			return err
+		}
+		if err := createSlot(ctx, conn, t.slot, true); err != nil {
+			return t.l.slotError("make a temporary replication slot", err)
+		}
+	}
+	if err := t.prepare(ctx); err != nil {
+		return err
+	}
+	where, err := locate(ctx, conn)
+	if err != nil {
+		return err
+	}
+	pos, fallback, err := t.startAt(ctx, where)
+	if err != nil {
+		return err
+	}
+	for {
+		i := owner(where.Path, pos)
+		branch := where.Path[i]
+		next, err := t.branch(ctx, conn, branch, pos, where.Flushed)
+		var gone *LogGoneError
+		if errors.As(err, &gone) && fallback != 0 && gone.From == pos {
+			gone.To = fallback
+			t.l.log.Error("log is lost: it is neither in the archive nor on the server any more; archiving goes on behind the hole",
+				"branch", branch.ID, "from", FormatLSN(pos), "to", FormatLSN(fallback))
+			pos, fallback = fallback, 0
+			if conn, err = t.reconnect(ctx, conn); err != nil {
+				return err
+			}
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if next == nil {
+			return nil
+		}
+		conn, pos, fallback = next.conn, next.pos, 0
+		if where, err = locate(ctx, conn); err != nil {
+			return err
+		}
+		if err := t.continues(where, branch, pos); err != nil {
+			return err
+		}
+	}
+}
+
+// reconnect replaces a connection whose stream failed. A temporary slot went
+// with the old one, but it is only tried where there is no fallback.
+func (t *tail) reconnect(ctx context.Context, old *pgconn.PgConn) (*pgconn.PgConn, error) {
+	t.l.hangUp(old)
+	conn, err := t.l.replication(ctx, nil)
+	if err != nil {
+		return old, err
+	}
+	return conn, nil
+}
+
+// continues checks that a server's new timeline begins where the old ended.
+func (t *tail) continues(where whereabouts, old repo.Branch, pos repo.Position) error {
+	i := owner(where.Path, pos)
+	if b := where.Path[i]; b.Fork == pos && i > 0 {
+		for _, ancestor := range where.Path[:i] {
+			if ancestor.ID == old.ID {
+				return nil
+			}
+		}
+	}
+	return engines.Permanent(hferr.New("follow a timeline switch",
+		&LeftHistoryError{Branch: old.ID, Server: where.branch().ID, At: pos},
+		"check which server is the true primary; take a new base backup of it"))
+}
+
+// temporarySlotName is unique, so that one-shot backups may run at once.
+func temporarySlotName(database string) (string, error) {
+	var b [4]byte
+	if _, err := rand.Read(b[:]); err != nil {
+		return "", err
+	}
+	suffix := "_once_" + hex.EncodeToString(b[:])
+	name := slotName(database)
+	return name[:min(len(name), maxSlotName-len(suffix))] + suffix, nil
+}
+
+const (
+	statusEvery  = 5 * time.Second  // at most, between unasked status messages
+	streamStall  = 60 * time.Second // without any answer: the connection is dead
+	askedAgain   = 100 * time.Millisecond
+	shutdownWait = 20 * time.Second
+)
+
+// prepare reads what the stream must know of slot and server.
+func (t *tail) prepare(ctx context.Context) error {
+	conn, err := t.l.sql(ctx, "")
+	if err != nil {
+		return err
+	}
+	defer t.l.hangUp(conn)
+	facts, err := readFacts(ctx, conn)
+	if err != nil {
+		return err
+	}
+	t.segment, t.recovery = facts.SegmentSize, facts.InRecovery
+	t.interval, err = statusInterval(ctx, conn)
+	if err != nil {
+		return err
+	}
+	st, found, err := readSlot(ctx, conn, t.slot)
+	switch {
+	case err != nil:
+		return err
+	case !found:
+		return hferr.New("stream the log of "+t.l.name, fmt.Errorf("replication slot %s is missing", t.slot),
+			"somebody dropped it; start the stream again, which makes a new one and shows what is missing")
+	case st.lost():
+		return t.l.lostError("stream the log of "+t.l.name, st)
+	}
+	restart, err := ParseLSN(st.Restart)
+	if err != nil {
+		return err
+	}
+	t.floor = segmentStart(restart, t.segment)
+	return nil
+}
+
+// statusInterval: the server ends a stream from which it has heard nothing
+// for wal_sender_timeout, so we speak three times as often at least.
+func statusInterval(ctx context.Context, conn *pgx.Conn) (time.Duration, error) {
+	var ms int64
+	if err := conn.QueryRow(ctx, `select setting::bigint from pg_settings where name = 'wal_sender_timeout'`).Scan(&ms); err != nil {
+		return 0, err
+	}
+	every := statusEvery
+	if timeout := time.Duration(ms) * time.Millisecond; timeout > 0 {
+		every = min(every, timeout/3)
+	}
+	return max(every, 50*time.Millisecond), nil
+}
+
+// startAt is the first byte that the archive lacks, from the slot's promise
+// on. If the archive ends before that promise (the slot is newer than the
+// archive), the server may still have what is between: it is tried, and
+// fallback is where to go on if the server has removed it.
+func (t *tail) startAt(ctx context.Context, where whereabouts) (pos, fallback repo.Position, err error) {
+	floor := t.floor
+	if t.o.Temporary && t.o.From != 0 {
+		floor = t.o.From
+	}
+	held, err := t.heldAlong(ctx, where.Path)
+	if err != nil {
+		return 0, 0, err
+	}
+	pos = nextMissing(held, floor)
+	if end := endBefore(held, floor); !t.o.Temporary && end != 0 && end < floor {
+		pos, fallback = end, pos
+	}
+	if pos > where.Flushed {
+		err := hferr.New("resume the stream of "+t.l.name, &AheadError{Held: pos, Server: where.Flushed},
+			"the server was put back to an older state (a snapshot, lost writes) or is another copy of the same cluster: find out which; a new base backup under a new name is safe")
+		if t.recovery {
+			return 0, 0, err // a standby may only be behind
+		}
+		return 0, 0, engines.Permanent(err)
+	}
+	return pos, fallback, nil
+}
+
+// interval of positions [Start, End) that the archive holds.
+type heldRange struct{ Start, End repo.Position }
+
+// heldAlong lists what the archive holds along a path of branches, each
+// counted only where the path runs on it. Ordered.
+func (t *tail) heldAlong(ctx context.Context, path []repo.Branch) ([]heldRange, error) {
+	var out []heldRange
+	if t.o.Held == nil {
+		return nil, nil
+	}
+	for i, b := range path {
+		ranges, err := t.o.Held(ctx, b.ID)
+		if err != nil {
+			return nil, err
+		}
+		for _, r := range ranges {
+			h := heldRange{max(r.Start, b.Fork), r.End}
+			if i+1 < len(path) {
+				h.End = min(h.End, path[i+1].Fork)
+			}
+			if h.Start < h.End {
+				out = append(out, h)
+			}
+		}
+	}
+	return out, nil
+}
+
+// nextMissing is the first position at or after from outside held.
+func nextMissing(held []heldRange, from repo.Position) repo.Position {
+	for _, h := range held {
+		if h.Start <= from && from < h.End {
+			from = h.End
+		}
+	}
+	return from
+}
+
+// endBefore is where the last range that begins before p ends, 0 if none.
+func endBefore(held []heldRange, p repo.Position) repo.Position {
+	var end repo.Position
+	for _, h := range held {
+		if h.Start < p {
+			end = max(end, h.End)
+		}
+	}
+	return end
+}

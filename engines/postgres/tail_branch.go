@@ -1,0 +1,183 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/holdfastdb/holdfast/engines"
+	"github.com/holdfastdb/holdfast/internal/hferr"
+	"github.com/holdfastdb/holdfast/internal/repo"
+	"github.com/holdfastdb/holdfast/wal"
+)
+
+// continuation is where the stream goes on after the end of a timeline.
+type continuation struct {
+	conn *pgconn.PgConn
+	pos  repo.Position
+}
+
+// branchRun streams one branch over one link.
+type branchRun struct {
+	t      *tail
+	link   *link
+	branch repo.Branch
+	start  repo.Position
+	taken  repo.Position // end of what the intake has
+	begun  bool
+	rep    *reporter
+}
+
+// branch streams from pos until ctx ends, Until is durable (nil, nil), the
+// timeline ends (a continuation) or something fails.
+func (t *tail) branch(ctx context.Context, conn *pgconn.PgConn, b repo.Branch, pos, flushed repo.Position) (*continuation, error) {
+	l, err := t.start(ctx, conn, b, pos)
+	if err != nil {
+		return nil, err
+	}
+	r := &branchRun{t: t, link: l, branch: b, start: pos, taken: pos}
+	r.rep = newReporter(r, flushed)
+	// Where bytes are waiting, the intake is told only when the first has
+	// come: the server finds out only now whether it still has them.
+	if pos >= flushed {
+		if err := r.begin(ctx); err != nil {
+			l.close()
+			return nil, err
+		}
+	}
+	err = r.loop(ctx)
+	if !errors.Is(err, errEndOfTimeline) {
+		_ = r.rep.report(false) // a last word; if it is lost the slot stays behind a little
+		l.close()
+		return nil, r.gone(err)
+	}
+	next, at, err := l.nextTimeline(ctx)
+	if err != nil {
+		l.close()
+		return nil, err
+	}
+	if at != r.taken {
+		t.l.hangUp(next)
+		return nil, fmt.Errorf("%w: the next timeline begins at %s, this one ended at %s", errStream, FormatLSN(at), FormatLSN(r.taken))
+	}
+	return &continuation{next, at}, nil
+}
+
+// slotPatience is how long a slot may still be held by our own last
+// connection, whose end the server has not noticed yet.
+const slotPatience = 3 * time.Second
+
+func (t *tail) start(ctx context.Context, conn *pgconn.PgConn, b repo.Branch, pos repo.Position) (*link, error) {
+	for deadline := time.Now().Add(slotPatience); ; {
+		l, err := startReplication(ctx, conn, t.slot, pos, b.Number, t.l.stall)
+		var pgErr *pgconn.PgError
+		if !errors.As(err, &pgErr) || pgErr.Code != stateObjectInUse {
+			return l, err
+		}
+		if time.Now().After(deadline) {
+			return nil, hferr.New("stream the log of "+t.l.name, pgErr,
+				"another holdfast streams this database, or the server has not noticed yet that an earlier connection is dead (wal_sender_timeout)")
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(slotPatience / 15):
+		}
+	}
+}
+
+// gone says exactly what is missing when the server cannot find a segment.
+func (r *branchRun) gone(err error) error {
+	var pgErr *pgconn.PgError
+	if errors.As(err, &pgErr) && pgErr.Code == stateNoFile && r.taken == r.start {
+		return engines.Permanent(hferr.New("stream the log of "+r.t.l.name, &LogGoneError{Branch: r.branch.ID, From: r.start},
+			"the server said: "+pgErr.Message+"\nkeep what is stored; drop the slot (holdfast slot drop "+r.t.l.name+"), start the stream again and take a new base backup"))
+	}
+	return err
+}
+
+func (r *branchRun) begin(ctx context.Context) error {
+	if err := r.t.in.Begin(ctx, r.branch, r.start); err != nil {
+		return err
+	}
+	r.begun = true
+	r.rep.began()
+	if !r.t.ready && r.t.o.Ready != nil {
+		r.t.o.Ready(r.start)
+	}
+	r.t.ready = true
+	return nil
+}
+
+// loop moves messages to the intake. The reports go out from a goroutine of
+// their own, because Write blocks while the store is slow.
+func (r *branchRun) loop(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := r.rep.run(ctx); err != nil {
+			cancel(err)
+		}
+	}()
+	defer func() { cancel(nil); <-done }()
+	for {
+		changed := r.t.in.Changed()
+		if err := r.t.in.Err(); err != nil {
+			return err
+		}
+		if r.t.until != nil && r.begun && r.t.in.Durable() >= *r.t.until {
+			return nil
+		}
+		var err error
+		select {
+		case a := <-r.link.arrivals:
+			err = r.take(ctx, a)
+		case <-r.link.ended:
+			// What arrived before the end is still queued.
+			for err == nil && len(r.link.arrivals) > 0 {
+				err = r.take(ctx, <-r.link.arrivals)
+			}
+			if err == nil {
+				err = r.link.err
+			}
+		case p := <-r.t.o.Until:
+			r.t.until = &p
+		case <-changed:
+		case <-ctx.Done():
+			err = context.Cause(ctx)
+		}
+		if err != nil {
+			if cause := context.Cause(ctx); cause != nil {
+				return cause
+			}
+			return err
+		}
+	}
+}
+
+// take hands one message to the intake.
+func (r *branchRun) take(ctx context.Context, a arrival) error {
+	if a.Data == nil {
+		if r.begun {
+			r.t.in.Tick(a.Sent)
+		}
+	} else {
+		if a.Pos != r.taken {
+			return fmt.Errorf("%w: log at %s in place of %s", errStream, FormatLSN(a.Pos), FormatLSN(r.taken))
+		}
+		if !r.begun {
+			if err := r.begin(ctx); err != nil {
+				return err
+			}
+		}
+		if err := r.t.in.Write(ctx, wal.Chunk{Pos: a.Pos, Data: a.Data, SentTime: a.Sent}); err != nil {
+			return err
+		}
+		r.taken = a.Pos + repo.Position(len(a.Data))
+	}
+	return r.rep.took(a, r.taken)
+}
