@@ -1,0 +1,19 @@
+// Command holdfast is the one binary: each command is one file here, which
+// declares its flags, wires packages together and prints. No logic lives here.
+package main
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+func main() {
+	// The first Ctrl-C or SIGTERM asks every job to stop cleanly; a second
+	// one ends the process at once, since the handler is removed by then.
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop)
+	a := newApp(os.Stdin, os.Stdout, os.Stderr, os.LookupEnv)
+	os.Exit(a.run(ctx, os.Args[1:]))
+}

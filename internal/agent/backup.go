@@ -1,0 +1,234 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/holdfastdb/holdfast/engines"
+	"github.com/holdfastdb/holdfast/internal/hferr"
+	"github.com/holdfastdb/holdfast/internal/repo"
+	"github.com/holdfastdb/holdfast/stream"
+	"github.com/holdfastdb/holdfast/wal"
+)
+
+// BackupRequest asks for one base backup.
+type BackupRequest struct {
+	Source   engines.Source
+	Database string
+	Full     bool // share nothing with earlier backups
+	Fast     bool // checkpoint at once
+	// Beat writes heartbeats after the base, so that even without a streamer
+	// a drill finds rows that exist only in the log.
+	Beat   bool
+	Stream stream.Options
+	// LogWait is how long the log may make no progress towards the base's
+	// stop before the backup fails; 0: 2 minutes.
+	LogWait time.Duration
+	// Phase is told what the job is doing, for people.
+	Phase func(string)
+}
+
+// BackupReport is what a committed backup came to.
+type BackupReport struct {
+	Manifest repo.Manifest
+	Lineage  repo.LineageInfo
+	OwnLog   bool // no streamer was live: this backup archived its own log
+}
+
+// Backup takes a base backup and commits it: the manifest is written after
+// every pack and all log from LogFrom through Stop is durable in the store.
+// On any error nothing is committed, the server is left as it was, and what
+// was stored is harmless.
+func (d Deps) Backup(ctx context.Context, r BackupRequest) (*BackupReport, error) {
+	l, _, err := d.register(ctx, r.Source, r.Database)
+	if err != nil {
+		return nil, err
+	}
+	began := d.Clock()
+	parent, err := d.parent(ctx, l, r.Full)
+	if err != nil {
+		return nil, err
+	}
+	parentID := ""
+	if parent != nil {
+		parentID = parent.ID
+	}
+	bw, err := l.BeginBackup(ctx, parentID)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		// After Commit this is a no-op; before it, an intent left behind
+		// would hold back expiry.
+		cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+		defer cancel()
+		if err := bw.Abort(cctx); err != nil {
+			d.Log.Warn("the backup's intent could not be removed", "backup", bw.ID(), "error", err)
+		}
+	}()
+	m, own, err := d.capture(ctx, l, bw, parent, r)
+	if err != nil {
+		return nil, err
+	}
+	m.DurationMS = d.Clock().Sub(began).Milliseconds()
+	r.phase("commit")
+	if err := bw.Commit(ctx, m.Manifest, m.items); err != nil {
+		return nil, fmt.Errorf("commit backup %s: %w", bw.ID(), err)
+	}
+	return &BackupReport{Manifest: *m.Manifest, Lineage: l.Info(), OwnLog: own}, nil
+}
+
+// captured is a manifest with the items its map will list.
+type captured struct {
+	*repo.Manifest
+	items []repo.Item
+}
+
+// capture moves the data and waits for the log it needs.
+func (d Deps) capture(ctx context.Context, l *repo.Lineage, bw *repo.BackupWriter, parent *repo.Manifest, r BackupRequest) (*captured, bool, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	cov, err := d.openCoverage(ctx, l, r, cancel)
+	if err != nil {
+		return nil, false, err
+	}
+	defer cov.close(ctx)
+
+	r.phase("copy")
+	w, err := stream.NewWriter(ctx, l, parent, r.Stream)
+	if err != nil {
+		return nil, false, err
+	}
+	defer w.Close()
+	res, err := r.Source.Backup(ctx, engines.BackupOptions{Label: "holdfast " + bw.ID(), Fast: r.Fast}, w)
+	if err != nil {
+		return nil, false, firstCause(ctx, err)
+	}
+	items, packs, st, err := w.Finish(ctx)
+	if err != nil {
+		return nil, false, firstCause(ctx, err)
+	}
+	r.phase("log")
+	if err := cov.wait(ctx, res); err != nil {
+		return nil, false, firstCause(ctx, err)
+	}
+	m := &repo.Manifest{
+		Format: repo.Format, ID: bw.ID(), Lineage: l.Info().ID, Packs: packs,
+		Engine: l.Info().Engine, Database: l.Info().Database, Branch: res.Branch,
+		Start: res.Start, LogFrom: res.LogFrom, Stop: res.Stop,
+		StartTime: res.StartTime, StopTime: res.StopTime,
+		Items: st.Items, Bytes: st.Bytes, NewBytes: st.NewBytes, NewStored: st.NewStored,
+		Details: res.Details, Findings: res.Findings, Tool: d.Tool,
+	}
+	if parent != nil {
+		m.Parent = parent.ID
+	}
+	return &captured{m, items}, cov.own(), nil
+}
+
+// parent is the newest committed backup, whose extents may be shared.
+func (d Deps) parent(ctx context.Context, l *repo.Lineage, full bool) (*repo.Manifest, error) {
+	if full {
+		return nil, nil
+	}
+	all, err := l.Backups(ctx)
+	if err != nil {
+		// A manifest that cannot be read must not stop the next backup: it
+		// is the very moment to take a full one.
+		d.Log.Warn("an earlier backup cannot be read; taking a full one", "error", err)
+		return nil, nil
+	}
+	if len(all) == 0 {
+		return nil, nil
+	}
+	return &all[len(all)-1], nil
+}
+
+func (r BackupRequest) phase(name string) {
+	if r.Phase != nil {
+		r.Phase(name)
+	}
+}
+
+// firstCause prefers why a context was cancelled over "context canceled".
+func firstCause(ctx context.Context, err error) error {
+	if cause := context.Cause(ctx); cause != nil && errors.Is(err, context.Canceled) && !errors.Is(cause, context.Canceled) {
+		return cause
+	}
+	return err
+}
+
+// coverage waits until the log a base needs is durable.
+type coverage interface {
+	wait(ctx context.Context, res engines.BackupResult) error
+	own() bool
+	close(ctx context.Context)
+}
+
+// openCoverage uses the live streamer where one follows the log, and streams
+// the backup's own log over a temporary slot where none does.
+func (d Deps) openCoverage(ctx context.Context, l *repo.Lineage, r BackupRequest, fail context.CancelCauseFunc) (coverage, error) {
+	left, err := r.Source.Log().Retained(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range left {
+		if s.Ours && s.Active {
+			d.Log.Info("a live streamer follows the log; relying on it", "slot", s.Name)
+			return &liveCoverage{d: d, l: l, stall: r.LogWait}, nil
+		}
+	}
+	return d.startOwnLog(ctx, l, r, fail)
+}
+
+// liveCoverage polls the store for what the streamer has made durable.
+type liveCoverage struct {
+	d     Deps
+	l     *repo.Lineage
+	stall time.Duration
+}
+
+func (c *liveCoverage) own() bool             { return false }
+func (c *liveCoverage) close(context.Context) {}
+
+func (c *liveCoverage) wait(ctx context.Context, res engines.BackupResult) error {
+	stall := c.stall
+	if stall == 0 {
+		stall = 2 * time.Minute
+	}
+	last, since := repo.Position(0), c.d.Clock()
+	for {
+		refs, err := c.l.Segments(ctx, res.Branch, res.LogFrom)
+		if err != nil {
+			return err
+		}
+		upTo := wal.FirstMissing(wal.Coverage(refs), res.LogFrom)
+		if upTo >= res.Stop {
+			return nil
+		}
+		if upTo > last {
+			last, since = upTo, c.d.Clock()
+		}
+		if c.d.Clock().Sub(since) > stall {
+			return hferr.New("wait for the log of this backup",
+				&wal.GapError{Branch: res.Branch, From: upTo, To: res.Stop},
+				"the live streamer makes no progress: look at its output and at holdfast status; the backup was not committed")
+		}
+		if err := sleep(ctx, 500*time.Millisecond); err != nil {
+			return err
+		}
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-t.C:
+		return nil
+	}
+}

@@ -1,0 +1,127 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/holdfastdb/holdfast/engines"
+	"github.com/holdfastdb/holdfast/internal/repo"
+	"github.com/holdfastdb/holdfast/wal"
+)
+
+// ownLog archives a one-shot backup's own log over a temporary slot, which
+// the server removes by itself when the connection ends.
+type ownLog struct {
+	d     Deps
+	r     BackupRequest
+	arch  *wal.Archiver
+	until chan repo.Position
+	done  chan error
+	stop  context.CancelFunc
+}
+
+func (d Deps) startOwnLog(ctx context.Context, l *repo.Lineage, r BackupRequest, fail context.CancelCauseFunc) (coverage, error) {
+	r.phase("log slot")
+	tctx, stop := context.WithCancel(ctx)
+	o := &ownLog{
+		d: d, r: r, stop: stop,
+		arch:  wal.NewArchiver(l, wal.ArchiverOptions{FlushEvery: time.Second, Log: d.Log, Clock: d.Clock}),
+		until: make(chan repo.Position, 1),
+		done:  make(chan error, 1),
+	}
+	ready := make(chan repo.Position, 1)
+	go func() {
+		err := r.Source.Log().Tail(tctx, engines.TailOptions{
+			Temporary: true,
+			Held:      held(l),
+			Ready:     func(p repo.Position) { ready <- p },
+			Until:     o.until,
+		}, o.arch)
+		if err != nil {
+			// Without its log the copy is worthless: stop it now.
+			fail(fmt.Errorf("stream the log of this backup: %w", err))
+		}
+		o.done <- err
+	}()
+	select {
+	case <-ready:
+		return o, nil
+	case err := <-o.done:
+		stop()
+		if err == nil {
+			err = errors.New("the log stream ended before it began")
+		}
+		return nil, errors.Join(err, o.arch.Close(ctx, "shutdown"))
+	case <-ctx.Done():
+		stop()
+		return nil, context.Cause(ctx)
+	}
+}
+
+func (o *ownLog) own() bool { return true }
+
+// wait returns when the log through the base's stop is durable, and, where
+// asked for, a few heartbeats beyond it.
+func (o *ownLog) wait(ctx context.Context, res engines.BackupResult) error {
+	end := res.Stop
+	if o.r.Beat {
+		end = max(end, o.beat(ctx))
+	}
+	o.until <- end
+	select {
+	case err := <-o.done:
+		if err != nil {
+			return err
+		}
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	return o.arch.Close(ctx, "shutdown")
+}
+
+// beat commits heartbeats after the base and returns a position that later
+// log certainly passes: that of the last but one. Having no right to a
+// heartbeat is no reason to refuse a backup.
+func (o *ownLog) beat(ctx context.Context) repo.Position {
+	p, err := o.r.Source.Heartbeat(ctx)
+	if err == nil {
+		defer p.Close()
+		err = p.Setup(ctx)
+	}
+	var last repo.Position
+	for i := 0; err == nil && i < 3; i++ {
+		var b repo.Beat
+		if b, err = p.Beat(ctx); err == nil {
+			if i < 2 {
+				last = b.Pos
+			}
+			o.arch.Beat(b)
+		}
+	}
+	if err != nil {
+		o.d.Log.Warn("no heartbeat: a drill of this backup alone can prove less", "error", err)
+	}
+	return last
+}
+
+func (o *ownLog) close(ctx context.Context) {
+	o.stop()
+	cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer cancel()
+	if err := o.arch.Close(cctx, "shutdown"); err != nil {
+		o.d.Log.Warn("the rest of this backup's log was not stored; the server still has it", "error", err)
+	}
+}
+
+// held lists what the store has of a branch.
+func held(l *repo.Lineage) func(context.Context, string) ([]wal.Range, error) {
+	return func(ctx context.Context, branch string) ([]wal.Range, error) {
+		refs, err := l.Segments(ctx, branch, 0)
+		if err != nil {
+			return nil, err
+		}
+		return wal.Coverage(refs), nil
+	}
+}
