@@ -76,8 +76,8 @@ func checkImports(t *testing.T, from string, imports []string) {
 			t.Errorf("%s imports the concrete engine %s: only cmd wires one in", from, to)
 		case layer != toLayer && tr >= r:
 			t.Errorf("%s imports %s: arrows run down only", from, to)
-		case toLayer == "internal/blob" && r > 2 && r < 6:
-			t.Errorf("%s imports %s: storage is reached through internal/repo", from, to)
+		case strings.HasPrefix(to, "internal/blob/") && r > 1 && r < 7:
+			t.Errorf("%s imports the driver %s: storage is reached through internal/repo", from, to)
 		}
 	}
 }
