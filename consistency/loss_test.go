@@ -55,6 +55,8 @@ func TestMeasure(t *testing.T) {
 		{"T unknown", beats(1, 5), beats(1, 9), time.Time{}, false, 0, 0, 6, 0, "not known"},
 		{"a hole", cat(beats(1, 3), beats(5, 5)), beats(1, 9), sec(10), false, 0, 0, 6, 4, "not a prefix"},
 		{"a beat with another time", cat(beats(1, 4), moved, beats(6, 6)), beats(1, 9), sec(10), false, 0, 0, 7, 5, "not a prefix"},
+		{"the last beat with another time", cat(beats(1, 4), moved), beats(1, 9), sec(10), false, 0, 0, 6, 5, "not a prefix"},
+		{"a number noted with two times", beats(1, 5), []repo.Beat{{N: 6, At: sec(6)}, {N: 6, At: sec(7)}}, sec(10), true, 3 * time.Second, 5 * time.Second, 6, 0, ""},
 		{"a gap that was never acknowledged", cat(beats(1, 3), beats(5, 5)), cat(beats(1, 3), beats(5, 9)), sec(10), true, 4 * time.Second, 5 * time.Second, 6, 0, ""},
 		{"overwritten in the ring", beats(RingSize-9, 2*RingSize-10), beats(1, 2*RingSize), sec(2 * RingSize), true, 9 * time.Second, 10 * time.Second, 2*RingSize - 9, 0, ""},
 		{"the oldest in the ring missing", beats(RingSize-8, 2*RingSize-10), beats(1, 2*RingSize), sec(2 * RingSize), false, 0, 0, 2*RingSize - 9, RingSize - 9, "not a prefix"},

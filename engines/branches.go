@@ -22,17 +22,6 @@ func (p *planner) onPath(base repo.Manifest, target string) bool {
 // own branch). A branch that left before the base was consistent is not one.
 func (p *planner) leaves(base repo.Manifest) []repo.Branch {
 	var out []repo.Branch
-	for _, b := range p.allLeaves(base.Branch, base.Stop) {
-		if p.onPath(base, b.ID) {
-			out = append(out, b)
-		}
-	}
-	return out
-}
-
-// allLeaves walks down from a branch, past forks before from.
-func (p *planner) allLeaves(id string, from repo.Position) []repo.Branch {
-	var out []repo.Branch
 	seen := map[string]bool{}
 	var walk func(id string, from repo.Position)
 	walk = func(id string, from repo.Position) {
@@ -52,7 +41,7 @@ func (p *planner) allLeaves(id string, from repo.Position) []repo.Branch {
 			out = append(out, b)
 		}
 	}
-	walk(id, from)
+	walk(base.Branch, base.Stop)
 	return out
 }
 

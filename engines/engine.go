@@ -189,7 +189,7 @@ type LoadRequest struct {
 	Lineage *repo.Lineage
 	Plan    *RestorePlan
 	Dir     string                 // empty or missing
-	Sandbox testcontainers.Sandbox // nil when loading for a user's own server
+	Sandbox testcontainers.Sandbox // nil when loading for a user's own server; see ErrNeedsServer
 	Stream  stream.Options
 }
 

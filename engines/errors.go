@@ -2,6 +2,14 @@ package engines
 
 import "errors"
 
+// ErrNeedsServer is what Restorer.Load answers to a request without a sandbox
+// when its bases can only be loaded through a running server (a logical dump,
+// raw documents). restore then makes a sandbox of local processes around the
+// target directory, runs Load and Replay in it and closes the copy; what it
+// leaves is the finished directory, for which Configure only says how to
+// start it. A physical engine never answers it.
+var ErrNeedsServer = errors.New("this base can only be loaded through a server")
+
 // PermanentError marks a failure that trying again cannot mend: another
 // history, log that is gone, a server that is too old. A caller that retries
 // (stream, run) stops at it; every other error from a running Tail, Backup or

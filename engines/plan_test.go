@@ -134,6 +134,10 @@ func TestPlanRestore(t *testing.T) {
 			h.base("b2's", "b2", 600, 650)
 			h.branch("b3", "b1", 420, 3)
 		}, Goal{}, "b2's", "b2:700", "branch b3"},
+		{"a branch that left before the newest base was consistent", func(h *house) {
+			plain(h)
+			h.branch("b2", "b1", 310, 2)
+		}, Goal{}, "new", "b1:500", "branch b2"},
 		{"a newer base whose log has a hole", holed, Goal{}, "old", "b1:310", "passed over"},
 		{"a time before the hole", holed, Goal{Time: at(305)}, "old", "b1:310", ""},
 		{"a hole after a usable base", func(h *house) {

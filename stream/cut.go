@@ -64,28 +64,29 @@ type job struct {
 	n    int
 }
 
-// openBlock begins the block at pos. It waits while too much is pending. The
-// size estimate says how much to expect.
-func (w *Writer) openBlock(it *itemState, pos, estimate int64) (*block, error) {
-	span := blockSpan(it.item.Extent)
-	expect := span / int64(it.extent)
+// charge is what the block at pos will keep in memory, by the item's size
+// estimate.
+func (w *Writer) charge(it *itemState, pos, estimate int64) int64 {
+	extent := int64(it.extent)
+	expect := blockSpan(it.item.Extent) / extent
 	if rest := estimate - pos; rest > 0 {
-		expect = min(expect, (rest+int64(it.extent)-1)/int64(it.extent))
+		expect = min(expect, (rest+extent-1)/extent)
 	}
-	b := &block{item: it, index: int(pos / span)}
-	b.refs.Store(1)
-	b.charge = blockOverhead + expect*w.extentCost()
-	if err := w.admit(b.charge); err != nil {
-		return nil, err
-	}
-	it.mu.Lock()
-	it.refs = append(it.refs, repo.BlockRef{})
-	it.mu.Unlock()
+	return blockOverhead + expect*w.extentCost()
+}
+
+// openBlock begins the block at pos, which has been admitted with charge.
+func (w *Writer) openBlock(it *itemState, pos, charge int64) (*block, error) {
+	b := &block{item: it, index: int(pos / blockSpan(it.item.Extent)), charge: charge}
 	if w.parent != nil {
 		if err := w.parent.lookup(w.ctx, b); err != nil {
 			return nil, fmt.Errorf("look up %s at %d in the parent backup: %w", it.item.Path, pos, err)
 		}
 	}
+	b.refs.Store(1)
+	it.mu.Lock()
+	it.refs = append(it.refs, repo.BlockRef{})
+	it.mu.Unlock()
 	return b, nil
 }
 

@@ -326,3 +326,5 @@ func (b *bench) frames(key string) (int, error) {
 	})
 	return n, err
 }
+
+func (b *bench) newStore() *memstore.Store { return memstore.New(time.Now) }

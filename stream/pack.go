@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	"github.com/holdfastdb/holdfast/internal/repo"
 )
@@ -26,9 +27,10 @@ type packer struct {
 	bytes int // of memory for one pack
 	slots *packSlots
 
-	mu      sync.Mutex
-	open    *openPack
-	unnamed int // packs taken out and not named yet
+	mu   sync.Mutex // held while add waits for a slot: who frees one must not need it
+	open *openPack
+
+	unnamed atomic.Int32 // packs taken out and not named yet
 }
 
 // maxFrames keeps a pack's footer small (12 bytes a frame), should many
@@ -83,7 +85,7 @@ func (p *packer) rotateLocked() {
 		return
 	}
 	p.open = nil
-	p.unnamed++
+	p.unnamed.Add(1)
 	p.w.uploads.Go(func() {
 		if err := p.deliver(op); err != nil {
 			p.w.fail(err)
@@ -92,11 +94,7 @@ func (p *packer) rotateLocked() {
 }
 
 // naming says whether a pack is on its way and has no name yet.
-func (p *packer) naming() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.unnamed > 0
-}
+func (p *packer) naming() bool { return p.unnamed.Load() > 0 }
 
 // deliver takes a pack from its last frame to durable.
 func (p *packer) deliver(op *openPack) error {
@@ -131,11 +129,7 @@ func (p *packer) send(op *openPack) error {
 // name finishes and checks a pack, and tells its blocks where they are. It
 // needs no store, except where that completes blocks enough for a map pack.
 func (p *packer) name(op *openPack) (repo.PackInfo, []byte, error) {
-	defer func() {
-		p.mu.Lock()
-		p.unnamed--
-		p.mu.Unlock()
-	}()
+	defer p.unnamed.Add(-1)
 	w := p.w
 	info, body, err := op.pack.Finish()
 	if err != nil {

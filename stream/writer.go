@@ -189,51 +189,70 @@ func (w *Writer) register(item repo.Item) (*itemState, error) {
 	return it, nil
 }
 
-// read drains r into buffers cut at block ends.
+// read drains r, block by block.
 func (w *Writer) read(it *itemState, r io.Reader) error {
 	estimate := it.item.Size
-	span := blockSpan(it.item.Extent)
-	full := int64(repo.FrameSize / it.extent * it.extent)
 	var pos int64
-	var b *block
 	defer func() {
 		it.item.Size = pos
 		w.bytes.Add(pos)
 	}()
 	for {
-		buf, err := w.takeBuffer()
+		n, err := w.readBlock(it, r, pos, estimate)
+		pos += n
+		if err == io.EOF {
+			return nil
+		}
 		if err != nil {
 			return err
 		}
-		n, err := io.ReadFull(r, buf[:min(full, span-pos%span)])
-		if n > 0 {
-			if b == nil {
-				var openErr error
-				if b, openErr = w.openBlock(it, pos, estimate); openErr != nil {
-					w.buffers <- buf
-					return openErr
-				}
-			}
-			w.o.Progress.Read(int64(n))
-			pos += int64(n)
-			w.jobs <- b.job(buf, n) // never blocks: it has room for every buffer
-			if pos%span == 0 {
-				w.unref(b)
-				b = nil
-			}
+	}
+}
+
+// readBlock reads one block's bytes into buffers for the workers; io.EOF says
+// that the item ends in it. A place among the pending blocks comes before the
+// first buffer: who waits for a place must not hold what those with a place
+// need to get on.
+func (w *Writer) readBlock(it *itemState, r io.Reader, pos, estimate int64) (done int64, err error) {
+	charge := w.charge(it, pos, estimate)
+	if err := w.admit(charge); err != nil {
+		return 0, err
+	}
+	var b *block
+	defer func() {
+		if b == nil {
+			w.pending.release(charge)
 		} else {
-			w.buffers <- buf
+			w.unref(b)
 		}
+	}()
+	span, full := blockSpan(it.item.Extent), int64(repo.FrameSize/it.extent*it.extent)
+	for done < span {
+		buf, err := w.takeBuffer()
 		if err != nil {
-			if b != nil {
-				w.unref(b)
-			}
-			if err == io.EOF || err == io.ErrUnexpectedEOF {
-				return nil
-			}
-			return fmt.Errorf("read %s at %d: %w", it.item.Path, pos, err)
+			return done, err
+		}
+		n, readErr := io.ReadFull(r, buf[:min(full, span-done)])
+		if n > 0 && b == nil {
+			b, err = w.openBlock(it, pos, charge)
+		}
+		if n == 0 || err != nil {
+			w.buffers <- buf
+		} else {
+			w.o.Progress.Read(int64(n))
+			done += int64(n)
+			w.jobs <- b.job(buf, n) // never blocks: it has room for every buffer
+		}
+		switch {
+		case err != nil:
+			return done, err
+		case readErr == io.EOF || readErr == io.ErrUnexpectedEOF:
+			return done, io.EOF
+		case readErr != nil:
+			return done, fmt.Errorf("read %s at %d: %w", it.item.Path, pos+done, readErr)
 		}
 	}
+	return done, nil
 }
 
 func (w *Writer) takeBuffer() ([]byte, error) {

@@ -31,7 +31,8 @@ func (d *dockerSandbox) KillAll(ctx context.Context) error {
 			pids = append(pids, strconv.Itoa(s.pid))
 		}
 		// One that has ended since makes kill fail; the next list decides.
-		_, _ = d.shell(ctx, `kill -9 "$@"`, append([]string{"sh"}, pids...)...)
+		// They are stopped first for the reason killResidents gives.
+		_, _ = d.shell(ctx, `kill -STOP "$@"; kill -KILL "$@"`, append([]string{"sh"}, pids...)...)
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("processes survive SIGKILL in container %s: %s", d.id, names(left))

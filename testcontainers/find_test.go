@@ -126,32 +126,3 @@ func TestMayPass(t *testing.T) {
 		}
 	}
 }
-
-func TestReapLeavesStrangersAlone(t *testing.T) {
-	dir := t.TempDir()
-	young := filepath.Join(dir, "hf-young") // its owner has not been written yet
-	odd := filepath.Join(dir, "hf-odd")
-	target := filepath.Join(dir, "precious")
-	for _, err := range []error{
-		os.Mkdir(young, 0o755), os.Mkdir(odd, 0o755), os.Mkdir(target, 0o755),
-		os.WriteFile(filepath.Join(odd, ownerFile), []byte("not JSON"), 0o600),
-		os.WriteFile(filepath.Join(target, ownerFile), []byte(`{"pid":1,"start":1,"boot":"old","label":"x"}`), 0o600),
-		os.Symlink(target, filepath.Join(dir, "hf-link")),
-	} {
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	removed, err := reapHomes(t.Context(), dir, "")
-	if len(removed) != 0 || err == nil || !strings.Contains(err.Error(), odd) {
-		t.Errorf("removed %v, %v", removed, err)
-	}
-	for _, d := range []string{young, odd, target} {
-		if _, err := os.Stat(d); err != nil {
-			t.Error(err)
-		}
-	}
-	if err := removeTree(target); err == nil {
-		t.Error("something that is no sandbox was deleted")
-	}
-}

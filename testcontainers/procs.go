@@ -150,7 +150,9 @@ func signalStat(s stat, sig syscall.Signal) error {
 }
 
 // killResidents sends SIGKILL to whatever lives in dir until nothing does, or
-// until patience runs out; then the error names who is left.
+// until patience runs out; then the error names who is left. All are stopped
+// before the first is killed, so that no process sees another's death and acts
+// on it: a crash does not happen in an order.
 func killResidents(ctx context.Context, dir string, started map[int]uint64, patience time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
@@ -159,9 +161,11 @@ func killResidents(ctx context.Context, dir string, started map[int]uint64, pati
 		if err != nil || len(left) == 0 {
 			return err
 		}
-		for _, s := range left {
-			if err := signalStat(s, syscall.SIGKILL); err != nil {
-				return err
+		for _, sig := range []syscall.Signal{syscall.SIGSTOP, syscall.SIGKILL} {
+			for _, s := range left {
+				if err := signalStat(s, sig); err != nil {
+					return err
+				}
 			}
 		}
 		select {

@@ -29,6 +29,12 @@ func TestDockerIsIsolated(t *testing.T) {
 			t.Errorf("the container has the network interface %q", name)
 		}
 	}
+	for _, line := range strings.Split(output(t, box, "cat /proc/mounts"), "\n") {
+		f := strings.Fields(line)
+		if f[1] == "/holdfast/bin" && !strings.HasPrefix(f[3], "ro,") {
+			t.Errorf("shared files can be written: %s", line)
+		}
+	}
 	if got := output(t, box, "test -e /var/run/docker.sock && echo there || echo absent"); got != "absent" {
 		t.Error("the daemon's socket is in the container")
 	}

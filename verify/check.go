@@ -149,7 +149,8 @@ func truthy(s string) bool {
 func (d *drill) versions() {
 	copyVersion, spec := d.copy.Version(), d.q.Engine.Restorer().Server(d.plan)
 	d.rec.Sandbox.Version = copyVersion
-	if src := d.rec.Source.Version; src != "" && src != copyVersion {
+	// The one may print its product's name where the other does not.
+	if src := d.rec.Source.Version; src != "" && !strings.Contains(src, copyVersion) && !strings.Contains(copyVersion, src) {
 		d.finding("warning", "version-mismatch", fmt.Sprintf("the source runs %s, the copy ran %s", src, copyVersion))
 	}
 	if spec.Version != "" && !strings.Contains(copyVersion, spec.Version) {

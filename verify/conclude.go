@@ -21,7 +21,7 @@ import (
 func newID(now time.Time) string {
 	var b [3]byte
 	rand.Read(b[:]) // never fails since Go 1.24
-	return now.UTC().Format("20060102T150405.000Z") + "-" + hex.EncodeToString(b[:])
+	return now.UTC().Format("20060102T150405.000000Z") + "-" + hex.EncodeToString(b[:])
 }
 
 // conclude fills in what was measured and settles the verdict.

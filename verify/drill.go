@@ -157,28 +157,32 @@ func (d *drill) replay(ctx context.Context) error {
 		return err
 	}
 	counted := &countedFeed{next: feed}
+	count := func() {
+		pieces, bytes, _ := counted.totals()
+		d.rec.Replayed.Pieces, d.rec.Replayed.Bytes = pieces, bytes
+		d.ladder.count(phaseReplay, bytes, 0, "log handed to the copy")
+	}
 	d.copy, err = r.Replay(ctx, engines.ReplayRequest{
 		Plan: d.plan, Dir: d.dir, Sandbox: d.sandbox, Feed: counted, Binary: d.q.Binary,
-		Log: d.log, Output: d.q.Output, Phase: d.replayPhase,
+		Log: d.log, Output: d.q.Output,
+		Phase: func(name string) {
+			if d.ladder.current() != name {
+				count() // what the phase that ends here moved
+				d.ladder.begin(name)
+			}
+		},
 	})
-	pieces, bytes, feedErr := counted.totals()
-	d.rec.Replayed.Pieces, d.rec.Replayed.Bytes = pieces, bytes
-	d.ladder.count(phaseReplay, bytes, 0, "log handed to the copy")
+	count()
+	_, _, feedErr := counted.totals()
 	if err != nil && feedErr != nil {
 		// The copy only knows that its log stopped; we know why.
-		return fmt.Errorf("serve the log: %w (the copy said: %w)", feedErr, err)
+		return &feedError{err: feedErr, copy: err}
 	}
 	if err != nil {
 		return err
 	}
 	d.rec.RTO.Ready = d.q.Clock().Sub(d.q.Started).Milliseconds()
 	return d.arrived(ctx)
-}
-
-func (d *drill) replayPhase(name string) {
-	if d.ladder.current() != name {
-		d.ladder.begin(name)
-	}
 }
 
 // arrived asks the copy where it is and what it is.

@@ -100,18 +100,18 @@ func TestTimeTargets(t *testing.T) {
 	between := l.beats[5].At.Add(300 * time.Millisecond)
 	for _, c := range []struct {
 		target  time.Time
-		present string // beats 1 … are noted; those before the base's span are not asked for
+		present string // beat 1 is older than the base and not asked for
 		absent  string
 	}{
-		{l.beats[5].At, "5 of 5", "0 of 6"}, // exactly at beat 6
-		{between, "5 of 5", "0 of 5"},       // beat 6 may be either
+		{l.beats[5].At, "4 of 4", "0 of 6"}, // exactly at beat 6
+		{between, "4 of 4", "0 of 5"},       // beat 6 may be either
 	} {
 		q := l.request()
 		q.Goal = engines.Goal{Time: c.target}
 		r := l.drill(q)
 		l.wants(r, verify.Pass, "")
 		p, a := l.check(r, "heartbeat-present", "pass"), l.check(r, "heartbeat-absent", "pass")
-		if a.Actual != c.absent {
+		if p.Actual != c.present || a.Actual != c.absent {
 			t.Errorf("at %s: present %q, absent %q", c.target, p.Actual, a.Actual)
 		}
 		if r.RPO.Measured || r.Target.Mode != verify.ModeTime || r.Target.ReachedTime.After(c.target) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -26,7 +27,7 @@ func TestNegativeControls(t *testing.T) {
 		reason  string
 		made    int // sandboxes
 	}{
-		{"flipped byte in a pack", func(l *lab, q *verify.Request) { l.flip(l.keys("pack")[0]) }, verify.Fail, "damaged object", 1},
+		{"flipped byte in a pack", func(l *lab, q *verify.Request) { l.flip(l.keys("pack")[0], 200) }, verify.Fail, "damaged object", 1},
 		{"truncated pack", func(l *lab, q *verify.Request) {
 			k := l.keys("pack")[0]
 			l.store.Put(k, l.store.Bytes(k)[:100])
@@ -35,7 +36,7 @@ func TestNegativeControls(t *testing.T) {
 		{"flipped byte in the map", func(l *lab, q *verify.Request) {
 			for _, k := range l.keys("backup") {
 				if strings.HasSuffix(k, "/map") {
-					l.flip(k)
+					l.flip(k, -1)
 				}
 			}
 		}, verify.Fail, "damaged object", 1},
@@ -49,10 +50,14 @@ func TestNegativeControls(t *testing.T) {
 			log := l.keys("log")
 			l.remove(log[len(log)-len(refs)])
 		}, verify.Fail, "is missing from", 0},
-		{"flipped byte in a segment", func(l *lab, q *verify.Request) {
+		{"flipped byte in a segment's log", func(l *lab, q *verify.Request) {
 			log := l.keys("log")
-			l.flip(log[len(log)-4])
+			l.flip(log[len(log)-4], -1)
 		}, verify.Fail, "damaged object", 1},
+		{"flipped byte in a segment's header", func(l *lab, q *verify.Request) {
+			log := l.keys("log")
+			l.flip(log[len(log)-4], 100)
+		}, verify.Fail, "damaged object", 0},
 		{"source of another lineage", func(l *lab, q *verify.Request) {
 			other := enginetest.NewServer("other", "43", time.Now)
 			src, err := enginetest.New(other).Connect(l.t.Context(), engines.ConnectOptions{URL: other.URL()})
@@ -82,13 +87,21 @@ func TestNegativeControls(t *testing.T) {
 		{"hole in the heartbeat", func(l *lab, q *verify.Request) { l.engine.Faults.Skip = 7 }, verify.Fail, "the heartbeat has a hole", 1},
 		{"RTO objective missed", func(l *lab, q *verify.Request) { q.Objectives.RTO = 1 }, verify.Fail, "RTO objective missed", 1},
 		{"leftover", func(l *lab, q *verify.Request) { l.provider.Leftover = "volume 7" }, verify.Fail, "left over: volume 7", 1},
-		{"newest base cannot be used", func(l *lab, q *verify.Request) {
+		{"log of the newest base is missing", func(l *lab, q *verify.Request) {
+			l.backup()
+			l.round()
+			refs, err := l.lineage.Segments(l.t.Context(), l.base.Branch, l.base.Start)
+			l.must(err)
+			log := l.keys("log")
+			l.remove(log[len(log)-len(refs)])
+		}, verify.Fail, "the newest base backup cannot be used", 1},
+		{"newest base is damaged", func(l *lab, q *verify.Request) {
 			l.backup()
 			newer := l.base
 			l.round()
 			for _, k := range l.keys("backup") {
 				if strings.Contains(k, newer.ID) && strings.HasSuffix(k, "manifest.json") {
-					l.flip(k)
+					l.flip(k, -1)
 				}
 			}
 		}, verify.Fail, "check newest-base failed", 1},
@@ -106,7 +119,7 @@ func TestNegativeControls(t *testing.T) {
 			if made := l.provider.Made() - before; made != c.made {
 				t.Errorf("%d sandboxes made, want %d", made, c.made)
 			}
-			if r.RTO.Reached && r.Verdict != verify.Pass && !strings.Contains(c.name, "RTO") && c.name != "leftover" && c.name != "hole in the heartbeat" {
+			if r.RTO.Reached && r.Verdict != verify.Pass && !strings.Contains(c.name, "RTO") && c.name != "leftover" {
 				t.Errorf("an RTO was published: %+v", r.RTO)
 			}
 		})
@@ -163,15 +176,21 @@ func TestStoreUnreachable(t *testing.T) {
 		t.Run(strings.Trim(part, "/"), func(t *testing.T) {
 			t.Parallel()
 			l := newLab(t)
-			down := faulty.Wrap(l.store, faulty.Script(faulty.Rule{
-				Op: faulty.Read, Key: part, Times: -1, Fault: faulty.Fault{Kind: faulty.Before, Err: errors.New("connection refused")},
-			}))
+			var cut atomic.Bool // the log is lost only once the copy replays
+			cut.Store(part == "/pack/")
+			l.engine.Faults.OnReplay = func(context.Context) { cut.Store(true) }
+			down := faulty.Wrap(l.store, func(c faulty.Call) faulty.Fault {
+				if !cut.Load() || c.Op != faulty.Read || !strings.Contains(c.Key, part) {
+					return faulty.Fault{}
+				}
+				return faulty.Fault{Kind: faulty.Before, Err: errors.New("connection refused")}
+			})
 			q := l.request()
 			q.Lineage = l.open(down, false)
 			r := l.drill(q)
 			l.wants(r, verify.Unverified, "connection refused")
-			if len(down.Injected()) == 0 {
-				t.Error("no fault was injected")
+			if len(down.Injected()) == 0 || !r.Teardown.Removed {
+				t.Errorf("%d faults injected, teardown %+v", len(down.Injected()), r.Teardown)
 			}
 		})
 	}

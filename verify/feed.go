@@ -3,6 +3,7 @@ package verify
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"sync"
 
@@ -36,6 +37,15 @@ func (f *countedFeed) Fetch(ctx context.Context, name string, w io.Writer) error
 	}
 	return err
 }
+
+// feedError is a replay that ended because we could not serve its log.
+type feedError struct{ err, copy error }
+
+func (e *feedError) Error() string {
+	return fmt.Sprintf("serve the log: %v (the copy said: %v)", e.err, e.copy)
+}
+
+func (e *feedError) Unwrap() error { return e.err }
 
 func (f *countedFeed) totals() (pieces, bytes int64, err error) {
 	f.mu.Lock()

@@ -183,10 +183,13 @@ func (l *lab) keys(folder string) []string {
 
 func (l *lab) remove(key string) { l.must(l.store.Delete(l.t.Context(), key)) }
 
-// flip changes one bit in the middle of an object.
-func (l *lab) flip(key string) {
+// flip changes one bit of an object; a negative place counts from its end.
+func (l *lab) flip(key string, at int) {
 	body := l.store.Bytes(key)
-	body[len(body)/2] ^= 1
+	if at < 0 {
+		at += len(body)
+	}
+	body[at] ^= 1
 	l.store.Put(key, body)
 }
 

@@ -208,9 +208,10 @@ func (d *drill) randomTime(ctx context.Context, goal engines.Goal) (time.Time, e
 		if err != nil {
 			return time.Time{}, err
 		}
-		i := slices.IndexFunc(all, func(m repo.Manifest) bool { return slices.Contains(latest.Log.Branches(), m.Branch) })
-		if i >= 0 {
-			oldest = all[i]
+		for _, m := range all {
+			if m.StopTime.Before(oldest.StopTime) && slices.Contains(latest.Log.Branches(), m.Branch) {
+				oldest = m
+			}
 		}
 	}
 	beats, _, err := wal.NotedBeats(ctx, d.q.Lineage, latest.Log.Branches(), oldest.StopTime)

@@ -134,7 +134,7 @@ func jsonFields(prefix string, t reflect.Type) []string {
 		if t == reflect.TypeFor[time.Time]() {
 			return []string{prefix}
 		}
-	default:
+	default: // maps are the engines' own documents
 		return []string{prefix}
 	}
 	var out []string
@@ -161,10 +161,10 @@ func TestSummary(t *testing.T) {
 		"  - RPO objective missed: up to 3.5s lost, 1s allowed\n",
 		"RPO  between 2.5s and 3.5s\n",
 		"  last inserted  beat 14  2026-11-22 12:00:13.500 UTC",
-		"  last restored  beat 11  2026-11-22 12:00:10.500 UTC\n",
+		"  last restored  beat 11  2026-11-22 12:00:10.500 UTC  0/0",
 		"RTO  not reached\n",
-		"  fail     gone",
-		"To be fair\n  isolation none",
+		"  fail  gone  ",
+		"To be fair\n  page cache unknown",
 	} {
 		if !strings.Contains(b.String(), want) {
 			t.Errorf("no %q", want)

@@ -56,6 +56,14 @@ func (d *drill) measureRPO() {
 
 func (d *drill) recordBeats(loss consistency.Loss, noted []repo.Beat) {
 	r := &d.rec.RPO
+	if p := loss.Present; p != nil {
+		// The copy's ring holds no positions; the note of the same beat does.
+		for _, b := range noted {
+			if b.N == p.N && b.At.Equal(p.At) {
+				p.Pos = b.Pos
+			}
+		}
+	}
 	r.LastRestored, r.FirstAbsent = d.beat(loss.Present), d.beat(loss.Absent)
 	var last *repo.Beat
 	for i := range noted {

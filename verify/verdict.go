@@ -38,6 +38,8 @@ func judge(phase string, err error) problem {
 		// Nothing of the backup's content was read yet.
 	case errors.Is(err, repo.ErrNotFound):
 		p.verdict = Fail // an object that a manifest or a plan names
+	case errors.As(err, new(*feedError)):
+		// The store did not answer: the copy cannot be blamed for stopping.
 	case phase == phaseBoot || phase == phaseReplay || phase == phaseReady:
 		p.verdict = Fail // the server refused what we restored
 	}

@@ -334,3 +334,79 @@ func TestCloseIsBounded(t *testing.T) {
 		}
 	})
 }
+
+// liar stores other bytes than it was given and says so by their hash.
+type liar struct{ *repo.Lineage }
+
+func (l liar) PutSegment(ctx context.Context, m *repo.SegmentMeta, data []byte) error {
+	return l.Lineage.PutSegment(ctx, m, append([]byte{data[0] ^ 1}, data[1:]...))
+}
+
+// What was stored must be what was received: memory fails too.
+func TestChangedBytesAreNotAcknowledged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, _ := lineage(t)
+		a := newArchiver(liar{l}, ArchiverOptions{})
+		must(t, a.Begin(t.Context(), root, 0))
+		must(t, a.Write(t.Context(), chunk("b1", 0, 10)))
+		if err := a.Flush(t.Context()); err == nil || a.Durable() != 0 {
+			t.Fatalf("durable %d, %v", a.Durable(), err)
+		}
+		_ = a.Close(t.Context(), "shutdown")
+	})
+}
+
+// While the store is slow, time seals no more segments than can be uploaded:
+// one larger segment waits instead of many small ones.
+func TestSlowStoreGetsFewerSegments(t *testing.T) {
+	archiving(t, ArchiverOptions{FlushEvery: time.Second}, func(t *testing.T, a *Archiver, l *repo.Lineage, faults *switchable) {
+		faults.set(faulty.Script(faulty.Rule{Op: faulty.Create, Times: -1, Fault: faulty.Fault{Kind: faulty.Before}}))
+		for p := Position(0); p < 100; p++ {
+			must(t, a.Write(t.Context(), chunk("b1", p, p+1)))
+			time.Sleep(700 * time.Millisecond)
+		}
+		faults.set(nil)
+		must(t, a.Flush(t.Context()))
+		if n := len(metas(t, l, "b1")); n > parallelPuts+2 {
+			t.Errorf("%d segments for 100 bytes", n)
+		}
+		held(t, l, "b1", 0, 100)
+	})
+}
+
+// Bytes before where this run began are not durable because later ones are.
+func TestBeginBeforeThisRun(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, _ := lineage(t)
+		a := NewArchiver(l, ArchiverOptions{})
+		must(t, a.Begin(t.Context(), root, 100))
+		must(t, a.Write(t.Context(), chunk("b1", 100, 110)))
+		must(t, a.Flush(t.Context()))
+		must(t, a.Begin(t.Context(), root, 50))
+		if d := a.Durable(); d != 50 {
+			t.Fatalf("durable %d, but 50 to 100 was never written", d)
+		}
+		must(t, a.Write(t.Context(), chunk("b1", 50, 100)))
+		must(t, a.Close(t.Context(), "shutdown"))
+		held(t, l, "b1", 50, 110)
+	})
+}
+
+// Bytes sent again are stored again, durable stays, and their segment does
+// not claim to follow the one sealed before it.
+func TestRewind(t *testing.T) {
+	archiving(t, ArchiverOptions{}, func(t *testing.T, a *Archiver, l *repo.Lineage, _ *switchable) {
+		must(t, a.Write(t.Context(), chunk("b1", 0, 10)))
+		must(t, a.Flush(t.Context()))
+		must(t, a.Begin(t.Context(), root, 4))
+		if d := a.Durable(); d != 10 {
+			t.Errorf("durable %d after a rewind, was 10", d)
+		}
+		must(t, a.Write(t.Context(), chunk("b1", 4, 12)))
+		must(t, a.Flush(t.Context()))
+		if m := metas(t, l, "b1")[1]; m.Start != 4 || m.PrevHash != "" || m.PrevEnd != 0 {
+			t.Errorf("the segment sent again: %+v", m)
+		}
+		held(t, l, "b1", 0, 12)
+	})
+}

@@ -71,7 +71,7 @@ func (a *Archiver) rewind(at Position) {
 		return
 	}
 	a.seal(reasonBoundary)
-	a.end, a.prev = at, link{}
+	a.end = at
 }
 
 // record stores the branch and finds what the store holds just before at.

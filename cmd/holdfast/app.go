@@ -76,6 +76,9 @@ func (a *app) run(ctx context.Context, args []string) int {
 		return int(code)
 	}
 	a.printError(ctx, err)
+	if len(args) > 0 && args[0] == "fetch-log" {
+		return exitAbort // a mistyped flag must not end a recovery early
+	}
 	switch {
 	case hferr.KindOf(err) == hferr.Usage, isCobraUsage(err):
 		return exitUsage

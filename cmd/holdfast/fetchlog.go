@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
 
 	"github.com/holdfastdb/holdfast/internal/agent"
 	"github.com/holdfastdb/holdfast/internal/hferr"
@@ -15,9 +14,9 @@ import (
 )
 
 // exitAbort is what fetch-log answers for anything but "delivered" and
-// "beyond the plan". Above 125, PostgreSQL stops recovery instead of ending
-// it and promoting (RestoreArchivedFile).
-const exitAbort = 126
+// "beyond the plan": above 125, PostgreSQL stops recovery instead of ending it
+// and promoting (docs/postgres-restore-command.md says why this number).
+const exitAbort = 200
 
 type fetchFlags struct {
 	plan   string
@@ -32,10 +31,9 @@ func (a *app) fetchLogCommand() *cobra.Command {
 		Short: "Plumbing: deliver one piece of log to a recovering server",
 		Long: `A recovering server's restore_command. It serves the plan that restore or a
 drill fixed beforehand. Exit status: 0 delivered; 1 the plan ends before it, so
-recovery may end here; 126 anything else, so that recovery must stop.`,
-		Args:   cobra.RangeArgs(0, 2),
-		Hidden: false,
-		RunE:   func(cmd *cobra.Command, args []string) error { return a.runFetchLog(cmd.Context(), args, fl) },
+recovery may end here; 200 anything else, so that recovery must stop.`,
+		Args: cobra.RangeArgs(0, 2),
+		RunE: func(cmd *cobra.Command, args []string) error { return a.runFetchLog(cmd.Context(), args, fl) },
 	}
 	f := c.Flags()
 	f.StringVar(&fl.plan, "plan", "", "plan file that restore wrote")
@@ -75,9 +73,6 @@ func (a *app) fetchLog(ctx context.Context, args []string, fl fetchFlags) error 
 			defer conn.Close()
 			return wal.FetchFrom(ctx, conn, name, w)
 		}, dst)
-	}
-	if _, err := os.Stat(fl.plan); err != nil {
-		return err
 	}
 	feed, _, err := agent.Deps{Log: a.log, Clock: a.clock}.OpenFeed(ctx, fl.plan, engineByName, openStore)
 	if err != nil {

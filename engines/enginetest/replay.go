@@ -64,7 +64,7 @@ func (r restorer) recover(ctx context.Context, q engines.ReplayRequest, c *dbCop
 	if r.faults.Overshoot {
 		goal = time.Time{}
 	}
-	rp := &replay{feed: q.Feed, data: data, goal: goal, skip: r.faults.Skip}
+	rp := &replay{exit: r.FeedExit, feed: q.Feed, data: data, goal: goal, skip: r.faults.Skip}
 	if err := rp.run(ctx, q.Plan.Log); err != nil {
 		return err
 	}
@@ -96,6 +96,7 @@ func readTables(dir string) (tables, error) {
 // replay applies log from a feed until the plan's end or the goal.
 type replay struct {
 	feed wal.Feed
+	exit func(error) int
 	data tables
 	goal time.Time // zero: the plan's end
 	skip int64     // this beat is lost on purpose
@@ -117,7 +118,8 @@ func (r *replay) run(ctx context.Context, p *wal.Plan) error {
 			break
 		}
 		if err != nil {
-			return fmt.Errorf("replay: %w", err)
+			// A real server sees no more of it than this.
+			return fmt.Errorf("log piece %d: fetch command ended with status %d", number, r.exit(err))
 		}
 		r.pending = append(r.pending, piece.Bytes()...)
 		if err := r.applyPending(); err != nil {

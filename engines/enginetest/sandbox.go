@@ -124,6 +124,9 @@ func (s *Sandbox) Describe() testcontainers.Description {
 }
 
 func (s *Sandbox) Remove(ctx context.Context, grace time.Duration) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.removed = true

@@ -100,8 +100,14 @@ func (c *pgCopy) open(ctx context.Context) error {
 		if last != nil {
 			c.lastCommit = last.UTC()
 		}
-		c.reached, err = ParseLSN(lsn)
-		return err
+		if c.reached, err = ParseLSN(lsn); err != nil {
+			return err
+		}
+		// A record that switches segments ends where its segment does, though
+		// the plan may end inside the padding behind it.
+		legs := c.req.Plan.Log.Legs
+		c.reached = min(c.reached, legs[len(legs)-1].To)
+		return nil
 	})
 }
 

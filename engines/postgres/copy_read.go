@@ -117,7 +117,3 @@ func (c *pgCopy) each(ctx context.Context, database string, list []relation, f f
 	}
 	return g.Wait()
 }
-
-
-
-

@@ -23,6 +23,11 @@ const (
 	exitFailed    = 200
 )
 
+// fetchTail ends a restore_command: the server's placeholders, and a guard that
+// lets no status but "delivered" and "beyond the plan" mean either. A Go
+// program that panics or runs out of memory exits with 2, which would promote.
+const fetchTail = "%f %p || { [ $? -eq 1 ] && exit 1; exit 200; }"
+
 // FeedExit is the exit status of a restore_command for a Fetch's outcome.
 func (restorer) FeedExit(err error) int {
 	switch {
@@ -157,9 +162,11 @@ func (f *feed) end() repo.Position { return f.legs[len(f.legs)-1].To }
 // wal.ErrBeyondPlan, whatever it wraps.
 type hardError struct{ err error }
 
-func (e hardError) Error() string        { return e.err.Error() }
-func (e hardError) Is(target error) bool { return target != wal.ErrBeyondPlan && errors.Is(e.err, target) }
-func (e hardError) As(target any) bool   { return errors.As(e.err, target) }
+func (e hardError) Error() string { return e.err.Error() }
+func (e hardError) Is(target error) bool {
+	return target != wal.ErrBeyondPlan && errors.Is(e.err, target)
+}
+func (e hardError) As(target any) bool { return errors.As(e.err, target) }
 
 type countWriter struct {
 	w io.Writer

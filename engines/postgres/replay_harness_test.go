@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -49,9 +50,20 @@ type rig struct {
 
 func newRig(t *testing.T, major string, setup ...string) *rig {
 	t.Helper()
-	r := &rig{t: t, major: major, srv: pgtest.Start(t, major, pgserver.Options{SQL: setup, Conf: map[string]string{"wal_keep_size": "1GB"}})}
-	r.sql = connectTo(t, r.srv.AdminURL())
+	r := &rig{t: t, major: major}
+	r.start(setup, nil)
 	return r
+}
+
+// start starts the source. Its connection is made before what setup does to
+// new ones.
+func (r *rig) start(setup []string, conf map[string]string) {
+	r.t.Helper()
+	all := map[string]string{"wal_keep_size": "1GB"}
+	maps.Copy(all, conf)
+	r.srv = pgtest.Start(r.t, r.major, pgserver.Options{Conf: all})
+	r.sql = connectTo(r.t, r.srv.AdminURL())
+	r.exec(setup...)
 }
 
 func connectTo(t *testing.T, url string) *pgx.Conn {
@@ -314,8 +326,9 @@ func (o *run) neverPromoted(t *testing.T) {
 	}
 }
 
-
-func leg(b repo.Branch, from, to repo.Position) wal.Leg { return wal.Leg{Branch: b, From: from, To: to} }
+func leg(b repo.Branch, from, to repo.Position) wal.Leg {
+	return wal.Leg{Branch: b, From: from, To: to}
+}
 
 // branchesOf reads a promoted server's history file.
 func branchesOf(t *testing.T, file string) []repo.Branch {

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/holdfastdb/holdfast/internal/repo"
 )
@@ -36,13 +37,18 @@ func TestReplayToTheEndOfTheLog(t *testing.T) {
 	})
 }
 
+// The target is the very commit time of the mistake: it must stay out.
 func TestReplayToATimeBringsADroppedTableBack(t *testing.T) {
 	onMajors(t, func(t *testing.T, major string) {
-		r := newRig(t, major, accounts)
+		r := &rig{t: t, major: major}
+		r.start([]string{accounts}, map[string]string{"track_commit_timestamp": "on"})
 		r.backup()
-		r.exec("insert into accounts values (1, 'before')")
-		target := r.now()
-		r.exec("insert into accounts values (2, 'after')", "drop table accounts", "create table later (i int)")
+		r.exec("insert into accounts values (1, 'before')", "drop table accounts")
+		var target time.Time
+		if err := r.sql.QueryRow(t.Context(), "select timestamp from pg_last_committed_xact()").Scan(&target); err != nil {
+			t.Fatal(err)
+		}
+		r.exec("create table later (i int)")
 		plan := r.planTo(r.flushed())
 		plan.Goal.Time = target
 		out, err := r.replay(plan, r.log(plan))

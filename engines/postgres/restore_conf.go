@@ -115,7 +115,7 @@ func (c *configurator) run(ctx context.Context, r engines.ConfigureRequest) (err
 // are emptied first: each assignment resets the choice made so far
 // (assign_recovery_target_xid and its kin), and the last one must win.
 func recoverySettings(p *engines.RestorePlan, fetch, done []string) (string, error) {
-	restore, err := shellCommand(fetch, "%f %p")
+	restore, err := shellCommand(fetch, fetchTail)
 	if err != nil {
 		return "", err
 	}

@@ -141,6 +141,9 @@ func TestAUsersServerRecoversToATime(t *testing.T) {
 				_ = f.Close()
 			}
 		})
+		if _, err := os.Stat(filepath.Join(u.dir, "standby.signal")); err == nil {
+			t.Error("standby.signal is still there: a restore to the end of the log would never end")
+		}
 		conn := u.start()
 		u.want(conn, "select string_agg(note, ',') from accounts", "before")
 		u.want(conn, "select count(*)::text from pg_class where relname = 'later'", "0")

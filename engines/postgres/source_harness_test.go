@@ -191,6 +191,11 @@ func (m *memoryIntake) broadcast() {
 func (m *memoryIntake) Begin(_ context.Context, b repo.Branch, at repo.Position) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	// What was not durable is lost with the process, as after a kill.
+	if n := len(m.runs); n > 0 {
+		last := &m.runs[n-1]
+		last.data = last.data[:max(last.start, min(m.durable, last.end()))-last.start]
+	}
 	m.branches[b.ID] = b
 	m.order = append(m.order, b.ID)
 	m.runs = append(m.runs, memoryRun{branch: b.ID, start: at})

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/holdfastdb/holdfast/engines"
 	"github.com/holdfastdb/holdfast/internal/hferr"
@@ -82,7 +81,12 @@ func (t *tail) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer func() { t.l.hangUp(conn) }()
+	defer func() {
+		// A stream takes its connection over, to its end.
+		if conn != nil {
+			t.l.hangUp(conn)
+		}
+	}()
 	if t.o.Temporary {
 		t.slot, err = temporarySlotName(t.l.name)
 		if err != nil {
@@ -106,14 +110,17 @@ func (t *tail) run(ctx context.Context) error {
 	for {
 		i := owner(where.Path, pos)
 		branch := where.Path[i]
-		next, err := t.branch(ctx, conn, branch, pos, where.Flushed)
+		next, taken, err := t.branch(ctx, conn, branch, pos, where.Flushed)
+		if taken {
+			conn = nil
+		}
 		var gone *LogGoneError
 		if errors.As(err, &gone) && fallback != 0 && gone.From == pos {
 			gone.To = fallback
 			t.l.log.Error("log is lost: it is neither in the archive nor on the server any more; archiving goes on behind the hole",
 				"branch", branch.ID, "from", FormatLSN(pos), "to", FormatLSN(fallback))
 			pos, fallback = fallback, 0
-			if conn, err = t.reconnect(ctx, conn); err != nil {
+			if conn, err = t.l.replication(ctx, nil); err != nil {
 				return err
 			}
 			continue
@@ -132,17 +139,6 @@ func (t *tail) run(ctx context.Context) error {
 			return err
 		}
 	}
-}
-
-// reconnect replaces a connection whose stream failed. A temporary slot went
-// with the old one, but it is only tried where there is no fallback.
-func (t *tail) reconnect(ctx context.Context, old *pgconn.PgConn) (*pgconn.PgConn, error) {
-	t.l.hangUp(old)
-	conn, err := t.l.replication(ctx, nil)
-	if err != nil {
-		return old, err
-	}
-	return conn, nil
 }
 
 // continues checks that a server's new timeline begins where the old ended.
@@ -190,7 +186,7 @@ func (t *tail) prepare(ctx context.Context) error {
 		return err
 	}
 	t.segment, t.recovery = facts.SegmentSize, facts.InRecovery
-	t.interval, err = statusInterval(ctx, conn)
+	t.interval, err = t.statusInterval(ctx, conn)
 	if err != nil {
 		return err
 	}
@@ -214,12 +210,12 @@ func (t *tail) prepare(ctx context.Context) error {
 
 // statusInterval: the server ends a stream from which it has heard nothing
 // for wal_sender_timeout, so we speak three times as often at least.
-func statusInterval(ctx context.Context, conn *pgx.Conn) (time.Duration, error) {
+func (t *tail) statusInterval(ctx context.Context, conn *pgx.Conn) (time.Duration, error) {
 	var ms int64
 	if err := conn.QueryRow(ctx, `select setting::bigint from pg_settings where name = 'wal_sender_timeout'`).Scan(&ms); err != nil {
 		return 0, err
 	}
-	every := statusEvery
+	every := min(statusEvery, t.l.stall/3)
 	if timeout := time.Duration(ms) * time.Millisecond; timeout > 0 {
 		every = min(every, timeout/3)
 	}

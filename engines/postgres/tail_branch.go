@@ -32,12 +32,18 @@ type branchRun struct {
 }
 
 // branch streams from pos until ctx ends, Until is durable (nil, nil), the
-// timeline ends (a continuation) or something fails.
-func (t *tail) branch(ctx context.Context, conn *pgconn.PgConn, b repo.Branch, pos, flushed repo.Position) (*continuation, error) {
+// timeline ends (a continuation) or something fails. taken says that conn was
+// used up.
+func (t *tail) branch(ctx context.Context, conn *pgconn.PgConn, b repo.Branch, pos, flushed repo.Position) (next *continuation, taken bool, err error) {
 	l, err := t.start(ctx, conn, b, pos)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
+	next, err = t.follow(ctx, l, b, pos, flushed)
+	return next, true, err
+}
+
+func (t *tail) follow(ctx context.Context, l *link, b repo.Branch, pos, flushed repo.Position) (*continuation, error) {
 	r := &branchRun{t: t, link: l, branch: b, start: pos, taken: pos}
 	r.rep = newReporter(r, flushed)
 	// Where bytes are waiting, the intake is told only when the first has
@@ -48,7 +54,7 @@ func (t *tail) branch(ctx context.Context, conn *pgconn.PgConn, b repo.Branch, p
 			return nil, err
 		}
 	}
-	err = r.loop(ctx)
+	err := r.loop(ctx)
 	if !errors.Is(err, errEndOfTimeline) {
 		_ = r.rep.report(false) // a last word; if it is lost the slot stays behind a little
 		l.close()

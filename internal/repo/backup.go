@@ -29,7 +29,7 @@ type BackupWriter struct {
 	done    bool      // committed or aborted
 }
 
-// BeginBackup writes the intent of a backup and returns its handle. A parent
+// BeginBackup writes the intent of a backup (F21) and returns its handle. A parent
 // must be committed and not marked for expiry. ErrNotFound.
 func (l *Lineage) BeginBackup(ctx context.Context, parent string) (*BackupWriter, error) {
 	if err := l.writable(); err != nil {

@@ -32,6 +32,10 @@ func TestBackupRoundTrip(t *testing.T) {
 	if !reflect.DeepEqual(got, m) {
 		t.Fatalf("manifest changed on the way:\n%+v\n%+v", got, m)
 	}
+	o, err := l.st.Stat(ctx, mapKey("pg-7", m.ID))
+	if err != nil || o.Size != m.MapBytes {
+		t.Fatalf("map of %d bytes, recorded %d, %v", o.Size, m.MapBytes, err)
+	}
 	read, err := collectItems(l, got)
 	if err != nil {
 		t.Fatal(err)

@@ -13,7 +13,7 @@ import (
 	"github.com/holdfastdb/holdfast/internal/hferr"
 )
 
-// PutBranch records a branch (create-only). An equal record counts as
+// PutBranch records a branch (F23, create-only). An equal record counts as
 // success, whenever it was recorded; a different one is ErrFork.
 func (l *Lineage) PutBranch(ctx context.Context, b Branch) error {
 	if err := l.writable(); err != nil {

@@ -17,6 +17,7 @@ type world struct {
 	l   *Lineage
 	m   *Manifest
 	seg SegmentRef
+	u   Unlock // with the recovery key, which is quicker than a passphrase
 }
 
 func makeWorld(t testing.TB, encrypted bool) *world {
@@ -27,7 +28,7 @@ func makeWorld(t testing.TB, encrypted bool) *world {
 	if !encrypted {
 		o.Passphrase, o.Unencrypted = secret.Text{}, true
 	}
-	r, _, err := Init(ctx, st, o)
+	r, recovery, err := Init(ctx, st, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -35,7 +36,7 @@ func makeWorld(t testing.TB, encrypted bool) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{st: st, l: l, seg: SegmentRef{Branch: "b1", Start: 0x10, End: 0x20}}
+	w := &world{st: st, l: l, seg: SegmentRef{Branch: "b1", Start: 0x10, End: 0x20}, u: Unlock{Identity: recovery}}
 	w.m, _ = makeBackup(t, l, "")
 	if _, err := l.BeginBackup(ctx, w.m.ID); err != nil { // leaves an intent
 		t.Fatal(err)
@@ -69,11 +70,7 @@ func (w *world) key(t testing.TB, part string) string {
 func (w *world) readers() map[string]func() error {
 	ctx := context.Background()
 	open := func() error {
-		u := Unlock{Passphrase: secret.New(testPass)}
-		if w.l.keys.cipher == cipherSum {
-			u = Unlock{}
-		}
-		_, err := Open(ctx, w.st, u, testOptions())
+		_, err := Open(ctx, w.st, w.u, testOptions())
 		return err
 	}
 	readers := map[string]func() error{
@@ -89,7 +86,7 @@ func (w *world) readers() map[string]func() error {
 		"/intent/":       w.checkIntents,
 	}
 	if w.l.keys.cipher == cipherGCM {
-		readers["keys/passphrase"] = open
+		readers["keys/recovery"] = open
 	}
 	return readers
 }
@@ -211,6 +208,9 @@ func TestForeignKeys(t *testing.T) {
 	for name, l := range map[string]*Lineage{"sibling lineage": sibling, "same lineage of another repository": stranger} {
 		if err := l.CheckPack(pack.body, nil); !errors.Is(err, ErrDamaged) {
 			t.Errorf("%s opened a pack: %v", name, err)
+		}
+		if bytes.Equal(l.keys.epochs[1], w.l.keys.epochs[1]) {
+			t.Errorf("%s has the same data key", name)
 		}
 		if l.ExtentID([]byte("x")) == w.l.ExtentID([]byte("x")) {
 			t.Errorf("%s has the same extent ids", name)

@@ -23,7 +23,7 @@ func NewEncoder() (*Encoder, error) {
 	z, err := zstd.NewWriter(nil,
 		zstd.WithEncoderLevel(zstd.SpeedFastest),
 		zstd.WithEncoderConcurrency(1),
-		zstd.WithSingleSegment(true), // states the content size of frames below 256 bytes too: decompress demands it
+		zstd.WithSingleSegment(true),   // states the content size of frames below 256 bytes too: decompress demands it
 		zstd.WithWindowSize(FrameSize), // frames are compressed alone: a larger window only costs memory
 		zstd.WithEncoderCRC(false))     // frames carry an authentication tag
 	if err != nil {

@@ -3,6 +3,7 @@ package repo
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"math/rand/v2"
 	"testing"
@@ -53,12 +54,12 @@ func makeLin(t testing.TB, st blob.Store) *Lineage {
 
 // noise and text are plaintexts that do and do not compress.
 func noise(seed uint64, n int) []byte {
-	b := make([]byte, n)
+	b := make([]byte, 0, n+8)
 	rng := rand.New(rand.NewPCG(seed, 1))
-	for i := range b {
-		b[i] = byte(rng.Uint32())
+	for len(b) < n {
+		b = binary.LittleEndian.AppendUint64(b, rng.Uint64())
 	}
-	return b
+	return b[:n]
 }
 
 func text(n int) []byte { return bytes.Repeat([]byte("holdfast "), n/9+1)[:n] }

@@ -21,7 +21,7 @@ type repoFile struct {
 }
 
 // Init makes a repository in an empty store prefix and returns the recovery
-// key, which is stored nowhere. repo.json is written last: a repository whose
+// key, which is stored nowhere (none for an unencrypted one). repo.json is written last: a repository whose
 // init was interrupted does not exist, and init can be run again.
 // ErrExists if there is one already.
 func Init(ctx context.Context, st blob.Store, o InitOptions) (*Repo, secret.Text, error) {

@@ -30,7 +30,7 @@ type Lineage struct {
 	packs   sync.Pool // *[]byte, pack buffers
 }
 
-// EnsureLineage records a lineage (create-only) or returns the recorded one.
+// EnsureLineage records a lineage (F22, create-only) or returns the recorded one.
 // A recorded lineage with the same id but another database name is returned
 // as recorded. ErrFork if engine or identity differ.
 func (r *Repo) EnsureLineage(ctx context.Context, info LineageInfo) (*Lineage, error) {

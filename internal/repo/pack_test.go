@@ -32,6 +32,9 @@ func TestPackRoundTrip(t *testing.T) {
 	if err := l.StatPack(ctx, p.info); err != nil {
 		t.Fatal(err)
 	}
+	if body, err := l.ReadPack(ctx, p.info); err != nil || !bytes.Equal(body, p.body) {
+		t.Fatalf("read whole: %d bytes, %v", len(body), err)
+	}
 	r, err := l.OpenPack(ctx, p.info.ID)
 	if err != nil {
 		t.Fatal(err)
@@ -224,6 +227,11 @@ func TestPutPackConflict(t *testing.T) {
 	if err := l.PutPack(ctx, p.info, p.body); !errors.Is(err, ErrDamaged) {
 		t.Fatalf("other bytes of the same length passed as stored: %v", err)
 	}
+	for _, info := range []PackInfo{p.info, {ID: p.info.ID, Size: p.info.Size - 1}} {
+		if _, err := l.ReadPack(ctx, info); !errors.Is(err, ErrDamaged) {
+			t.Fatalf("read whole as %d bytes: %v", info.Size, err)
+		}
+	}
 	if err := l.PutPack(ctx, p.info, p.body[1:]); err == nil {
 		t.Fatal("bytes of another length were stored")
 	}
@@ -247,7 +255,7 @@ func TestDecompressionLimit(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Write(make([]byte, 64<<20)); err != nil {
+	if _, err := s.Write(make([]byte, 2*MaxFrame)); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.Close(); err != nil {
@@ -260,8 +268,9 @@ func TestDecompressionLimit(t *testing.T) {
 	}
 	defer d.Close()
 	for name, body := range map[string][]byte{
-		"stated":     z.EncodeAll(make([]byte, 64<<20), nil),
+		"stated":     z.EncodeAll(make([]byte, 2*MaxFrame), nil),
 		"not stated": stream.Bytes(),
+		"absurd":     {0x28, 0xb5, 0x2f, 0xfd, 0xe0, 0, 0, 0, 0, 0, 0, 0, 0x40, 1, 0, 0},
 		"two frames": append(bytes.Clone(half), half...),
 	} {
 		out, err := d.decode(nil, append([]byte{algZstd}, body...))

@@ -41,6 +41,28 @@ func (l *Lineage) StatPack(ctx context.Context, info PackInfo) error {
 	return nil
 }
 
+// ReadPack reads a whole pack and checks its bytes against its name and
+// recorded size, for scrubs and copies. CheckPack then proves its inside.
+// ErrNotFound, ErrDamaged.
+func (l *Lineage) ReadPack(ctx context.Context, info PackInfo) ([]byte, error) {
+	key := packKey(l.keys.lineage, info.ID)
+	if info.Size <= 0 || info.Size > maxPack {
+		return nil, fmt.Errorf("%s: %w: no pack has %d bytes", key, ErrDamaged, info.Size)
+	}
+	rc, err := l.st.Read(ctx, key, 0, -1)
+	if err != nil {
+		return nil, storeErr(key, err)
+	}
+	body, err := readBounded(rc, info.Size+1)
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", key, err)
+	}
+	if int64(len(body)) != info.Size || sha256.Sum256(body) != info.ID {
+		return nil, fmt.Errorf("%s: %w: the stored bytes do not match their name", key, ErrDamaged)
+	}
+	return body, nil
+}
+
 // CheckPack opens a finished pack's bytes the way a reader will: header,
 // footer, then every frame in order, decrypted and decompressed. fn sees each
 // frame's plaintext, valid during the call, and its error ends the check.

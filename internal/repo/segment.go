@@ -23,7 +23,7 @@ const maxSegmentPlain = 256 << 20
 // segment with thousands of beats, the whole metadata frame.
 const metaGuess = 16 << 10
 
-// PutSegment seals and stores data as log range [m.Start, m.End), durable
+// PutSegment seals and stores data as log range [m.Start, m.End) (F24), durable
 // when it returns nil. If the key exists, it is read back: equal range and
 // plaintext hash count as stored, anything else is ErrFork.
 // len(data) == m.End-m.Start for byte logs; the caller keeps data unchanged

@@ -15,7 +15,7 @@ import (
 )
 
 // crashSeeds is how many different crashes are tried at each operation.
-const crashSeeds = 25
+const crashSeeds = 15
 
 var crashClock = time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
 

@@ -17,9 +17,9 @@ import (
 )
 
 const (
-	processes   = 6
-	raceKeys    = 40
-	churnRounds = 60
+	processes   = 4
+	raceKeys    = 25
+	churnRounds = 30
 )
 
 // TestMain lets this binary be its own second process.

@@ -3,6 +3,7 @@ package file
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -91,7 +92,7 @@ func (r *reader) Read(p []byte) (int, error) {
 	n, err := r.f.ReadAt(p[:min(int64(len(p)), r.left)], r.off)
 	r.off += int64(n)
 	r.left -= int64(n)
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		err = nil
 		if r.left > 0 && n == 0 && len(p) > 0 {
 			err = io.ErrUnexpectedEOF

@@ -49,7 +49,7 @@ func testSideBySide(t *testing.T, s blob.Store) {
 // testLists compares random listings of random keys with a sorted slice.
 func testLists(t *testing.T, s blob.Store) {
 	rng := rand.New(rand.NewPCG(7, 7))
-	keys := randomKeys(rng, 150)
+	keys := randomKeys(rng, 70)
 	for _, k := range keys {
 		if err := s.Create(t.Context(), k, nil, blob.CreateOptions{}); err != nil {
 			t.Fatal(err)
@@ -136,7 +136,7 @@ func testChurn(t *testing.T, s blob.Store) {
 	for i := range 8 {
 		wg.Go(func() {
 			key := fmt.Sprintf("churn/a/b/c/%d", i)
-			for range 25 {
+			for range 12 {
 				if err := s.Create(ctx, key, []byte(key), blob.CreateOptions{}); err != nil {
 					t.Errorf("create: %v", err)
 					return
