@@ -55,7 +55,7 @@ func Run(ctx context.Context, connect func(context.Context) (Pulse, error), ever
 		if beaten {
 			failures = 0
 		}
-		log.Warn("the heartbeat failed; connecting again", "err", err, "failures", failures+1)
+		log.Info("the heartbeat failed; connecting again", "err", err, "failures", failures+1)
 		onError(err)
 		sleep(ctx, backoff(failures))
 	}

@@ -368,3 +368,38 @@ func TestSelfCheck(t *testing.T) {
 		t.Errorf("%d packs were put", n)
 	}
 }
+
+// TestSwappedPacks answers with another pack of the lineage, one that
+// authenticates and has frames at the same places: data or map.
+func TestSwappedPacks(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	o := options(t, MinBudget)
+	var manifests []*repo.Manifest
+	for seed := range uint64(2) {
+		m, _ := backup(t, b.l, nil, tree{"f": noise(seed, 20*page)}, o, 1)
+		manifests = append(manifests, m)
+	}
+	for i := range manifests[0].Packs {
+		mine, other := packKey(b, manifests[0].Packs[i].ID), packKey(b, manifests[1].Packs[i].ID)
+		if mine == "" || other == "" {
+			t.Fatal("packs not found")
+		}
+		whole := b.store.Bytes(mine)
+		b.store.Put(mine, b.store.Bytes(other))
+		_, err := Restore(context.Background(), b.l, manifests[0], &collecting{}, nil, o)
+		if !errors.Is(err, repo.ErrDamaged) {
+			t.Errorf("pack %d swapped: %v", i, err)
+		}
+		b.store.Put(mine, whole)
+	}
+}
+
+func packKey(b *bench, id repo.PackID) string {
+	for _, k := range b.packs() {
+		if strings.HasSuffix(k, id.String()) {
+			return k
+		}
+	}
+	return ""
+}

@@ -76,7 +76,7 @@ func (r *Reader) Copy(ctx context.Context, branch string, from, to Position, w i
 		return fmt.Errorf("log of branch %s from %x to %x lies outside the plan (%x to %x)",
 			branch, uint64(from), uint64(to), uint64(r.plan.From()), uint64(r.plan.Legs[last].To))
 	}
-	for i, leg := range r.plan.Legs[:last+1] {
+	for i, leg := range r.plan.Legs { // those after last begin at or after to
 		at, end := max(from, leg.From), min(to, leg.To)
 		for at < end {
 			data, err := r.piece(ctx, i, at)

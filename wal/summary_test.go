@@ -60,3 +60,20 @@ func TestNotedBeats(t *testing.T) {
 		t.Errorf("beats %v, last seen %v", ns, last)
 	}
 }
+
+// Of the segments that hold a plan's last byte, the nearest end tells its time.
+func TestEndTime(t *testing.T) {
+	l, _ := lineage(t)
+	branch(t, l, "b1", "", 0, 1)
+	put(t, l, "b1", 0, 100)
+	put(t, l, "b1", 5, 10)
+	x, err := NewIndex(t.Context(), l)
+	must(t, err)
+	for to, want := range map[Position]Position{10: 10, 0: 100, 4: 100} {
+		p, err := x.Plan(t.Context(), "b1", 0, "b1", to)
+		must(t, err)
+		if end, err := x.EndTime(t.Context(), p); err != nil || !end.Equal(at(want)) {
+			t.Errorf("plan to %d ends at %s, want %s (%v)", to, end, at(want), err)
+		}
+	}
+}

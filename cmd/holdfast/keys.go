@@ -33,15 +33,16 @@ func (a *app) keyReference(f *config.File) config.Key {
 	return f.Repository.Key
 }
 
-// unlock resolves the key, asking at a terminal where nothing was given.
+// unlock resolves the key; config.ErrNoSecret where none was given.
 func (a *app) unlock(f *config.File) (repo.Unlock, error) {
 	k, err := a.keyReference(f).Resolve(a.env)
-	if errors.Is(err, config.ErrNoSecret) {
-		var p secret.Text
-		p, err = a.prompt("Passphrase of the repository: ")
-		k.Passphrase = p
-	}
 	return repo.Unlock{Passphrase: k.Passphrase, Identity: k.Identity}, err
+}
+
+// askKey asks for the passphrase at a terminal.
+func (a *app) askKey() (repo.Unlock, error) {
+	p, err := a.prompt("Passphrase of the repository: ")
+	return repo.Unlock{Passphrase: p}, err
 }
 
 // prompt asks for a secret without echo. Only a terminal can answer.

@@ -200,11 +200,19 @@ func (a *app) openRepo(ctx context.Context, f *config.File) (*repo.Repo, string,
 	if err != nil {
 		return nil, "", err
 	}
+	o := repo.Options{Log: a.log, Clock: a.clock}
 	u, err := a.unlock(f)
+	if errors.Is(err, config.ErrNoSecret) {
+		// Only a repository made with --unencrypted opens without a key.
+		if r, oerr := repo.Open(ctx, st, repo.Unlock{}, o); !errors.Is(oerr, repo.ErrKey) {
+			return r, raw, oerr
+		}
+		u, err = a.askKey()
+	}
 	if err != nil {
 		return nil, "", err
 	}
-	r, err := repo.Open(ctx, st, u, repo.Options{Log: a.log, Clock: a.clock})
+	r, err := repo.Open(ctx, st, u, o)
 	return r, raw, err
 }
 

@@ -235,7 +235,7 @@ func checkSlot(i inspection) []repo.Finding {
 		out = finding(severityError, "slot-lost", "replication slot "+i.slotName+" has lost log that it was to keep: there is a hole in the archive unless the stream was ahead",
 			drop+"  -- then start holdfast stream and take a new base backup")
 	case !i.slot.Active:
-		out = finding(severityWarning, "slot-inactive", fmt.Sprintf("nobody streams replication slot %s, which holds back %s of log", i.slotName, mib(i.slot.Bytes)),
+		out = finding(severityWarning, "slot-inactive", fmt.Sprintf("nobody streams replication slot %s, which holds back %s of log", i.slotName, inMiB(i.slot.Bytes)),
 			"start holdfast stream (or run); if it is not wanted any more: "+drop)
 	}
 	if i.slotFound && i.slot.State == "unreserved" {
@@ -243,7 +243,7 @@ func checkSlot(i inspection) []repo.Finding {
 	}
 	if i.number("max_slot_wal_keep_size") < 0 {
 		out = append(out, finding(severityWarning, "slot-keep-unlimited",
-			fmt.Sprintf("max_slot_wal_keep_size is unlimited: while nobody streams, slot %s can fill the server's disk (it holds back %s now)", i.slotName, mib(i.slot.Bytes)),
+			fmt.Sprintf("max_slot_wal_keep_size is unlimited: while nobody streams, slot %s can fill the server's disk (it holds back %s now)", i.slotName, inMiB(i.slot.Bytes)),
 			"ALTER SYSTEM SET max_slot_wal_keep_size = '64GB'; SELECT pg_reload_conf();  -- what the disk can spare: beyond it the slot is lost, and a new base backup needed")...)
 	}
 	if i.number("idle_replication_slot_timeout") > 0 {
@@ -254,7 +254,7 @@ func checkSlot(i inspection) []repo.Finding {
 	return out
 }
 
-func mib(bytes int64) string { return fmt.Sprintf("%d MiB", max(bytes, 0)>>20) }
+func inMiB(bytes int64) string { return fmt.Sprintf("%d MiB", max(bytes, 0)>>20) }
 
 // checkDurability: can the server itself be trusted with the data?
 func checkDurability(i inspection) []repo.Finding {

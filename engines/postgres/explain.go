@@ -117,7 +117,9 @@ func (s *source) serverHint(err error, e *pgconn.PgError) string {
 	case stateNoDatabase:
 		return fmt.Sprintf("name an existing database in the URL, for example postgres://%s@%s:%d/postgres", s.config.User, s.config.Host, s.config.Port)
 	case stateNoPrivilege:
-		if strings.Contains(err.Error(), "database") {
+		// Either this database or the start of a WAL sender was denied; only a
+		// database's denial quotes its name.
+		if strings.Contains(e.Message, s.config.Database) {
 			return fmt.Sprintf("GRANT CONNECT ON DATABASE %s TO %s;", pgx.Identifier{s.config.Database}.Sanitize(), role)
 		}
 		return fmt.Sprintf("ALTER ROLE %s REPLICATION;", role)

@@ -110,7 +110,7 @@ func (o *ownLog) close(ctx context.Context) {
 	o.stop()
 	cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
-	if err := o.arch.Close(cctx, "shutdown"); err != nil {
+	if err := o.arch.Close(cctx, "shutdown"); err != nil && !errors.Is(err, wal.ErrClosed) {
 		o.d.Log.Warn("the rest of this backup's log was not stored; the server still has it", "error", err)
 	}
 }

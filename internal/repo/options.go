@@ -37,7 +37,7 @@ type InitOptions struct {
 	Options
 	Passphrase   secret.Text // the user's slot: either this …
 	Recipients   []string    // … or age recipients (age1…), one slot each
-	ScryptWork   int         // log2 N of the passphrase slot, 10 to 22; 0 means 18 (about a second and 256 MiB)
+	ScryptWork   int         // log2 N of the passphrase slot, 10 to 22; 0 means 16 (about a quarter of a second and 64 MiB)
 	Unencrypted  bool        // refused unless set on purpose: frames and maps in clear
 	Capabilities blob.Capabilities
 	Probe        []byte // result of the conformance suite, JSON, kept in repo.json

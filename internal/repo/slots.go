@@ -31,7 +31,9 @@ const (
 )
 
 const (
-	defaultScryptWork = 18
+	// 64 MiB: a sidecar with a small memory limit must be able to open its
+	// own repository, which 2^18 (256 MiB) would not let it.
+	defaultScryptWork = 16
 	minScryptWork     = 10
 	maxScryptWork     = 22 // also the most Open is willing to compute
 	maxSlotFile       = 1 << 20
