@@ -179,9 +179,13 @@ func (t *DirTarget) Finish(ctx context.Context) error {
 	return syncDir(filepath.Dir(filepath.Clean(t.dir)))
 }
 
-// syncDir makes a directory's entries durable.
+// syncDir makes a directory's entries durable. One we may not read is not one
+// we made an entry in.
 func syncDir(dir string) error {
 	d, err := os.Open(dir)
+	if errors.Is(err, fs.ErrPermission) {
+		return nil
+	}
 	if err != nil {
 		return err
 	}

@@ -403,3 +403,39 @@ func packKey(b *bench, id repo.PackID) string {
 	}
 	return ""
 }
+
+// TestTransfersShareABudget: a restore that does not fit beside a backup waits
+// for it, and neither stops the other.
+func TestTransfersShareABudget(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	o := options(t, MinBudget)
+	m, _ := backup(t, b.l, nil, baseTree(), o, 1)
+	ctx := context.Background()
+	w, err := NewWriter(ctx, b.l, m, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	target := &collecting{}
+	done := make(chan error, 1)
+	go func() {
+		_, err := Restore(ctx, b.l, m, target, nil, o)
+		done <- err
+	}()
+	for !o.Budget.contended() {
+		time.Sleep(time.Millisecond)
+	}
+	if err := putAll(ctx, w, baseTree(), 3); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, _, err := w.Finish(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(target.file("base/a"), baseTree()["base/a"]) {
+		t.Error("restored bytes differ")
+	}
+}

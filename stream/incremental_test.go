@@ -189,11 +189,14 @@ func mutate(rng *rand.Rand, tr tree) tree {
 	paths := tr.paths()
 	for range 1 + rng.IntN(12) {
 		p := paths[rng.IntN(len(paths))]
+		if rng.IntN(2) == 0 {
+			p = []string{"base/a", "base/b"}[rng.IntN(2)]
+		}
 		body, ok := out[p]
 		if !ok || p[len(p)-1] == '/' {
 			continue
 		}
-		switch rng.IntN(6) {
+		switch rng.IntN(12) {
 		case 0:
 			delete(out, p)
 		case 1:

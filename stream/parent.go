@@ -9,7 +9,7 @@ import (
 )
 
 // parentIndex finds a parent backup's block of the same path and place. The
-// index is in memory: a path and about 100 bytes an item, and 24 for every
+// index is in memory: a path and about 100 bytes an item, and 40 for every
 // 64 MiB; the blocks themselves are read when asked for.
 type parentIndex struct {
 	blocks *blockReader

@@ -44,7 +44,7 @@ type restorer struct {
 // repo.ErrDamaged where stored bytes are not what was stored.
 //
 // It waits until its share of the budget is free. Outside the budget it keeps
-// about 400 bytes a file, plus 24 for every 64 MiB.
+// about 400 bytes a file, plus 40 for every 64 MiB.
 func Restore(ctx context.Context, l *repo.Lineage, m *repo.Manifest, t Target, skip func(repo.Item) bool, o Options) (Stats, error) {
 	o, err := o.withDefaults()
 	if err != nil {

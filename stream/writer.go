@@ -67,7 +67,7 @@ var errClosed = errors.New("the writer is closed")
 // referred to, not stored. Cancelling ctx stops it. It waits until its share
 // of the budget is free, and holds it until Finish or Close.
 //
-// Outside the budget it keeps about 300 bytes an item plus 24 for every 64
+// Outside the budget it keeps about 300 bytes an item plus 40 for every 64
 // MiB, and with a parent as much again for the parent's items.
 //
 // A parent whose map cannot be read is an error (repo.ErrDamaged or
@@ -200,7 +200,7 @@ func (w *Writer) read(it *itemState, r io.Reader) error {
 	for {
 		n, err := w.readBlock(it, r, pos, estimate)
 		pos += n
-		if err == io.EOF {
+		if err == io.EOF { //nolint:errorlint // readBlock's own, bare; a reader's failure that wraps io.EOF is no end
 			return nil
 		}
 		if err != nil {

@@ -13,8 +13,8 @@ import (
 
 // customers is the number of rows that makes the whole data set, with its
 // orders, documents and indexes, at least as large as asked for (measured:
-// about 2.7 kB a customer).
-func (d *demo) customers() int { return d.o.mb * 400 }
+// about 2.4 kB a customer).
+func (d *demo) customers() int { return d.o.mb * 430 }
 
 // loadData makes a shop: customers, orders, and documents in JSON, with text
 // that compresses about as well as people's data does.

@@ -50,9 +50,9 @@ func TestKillBackupAtRandomMoments(t *testing.T) {
 			}
 			var doc listedDoc
 			s.mustJSON(&doc, "list", databaseName)
-			switch n := len(doc.Backups); {
-			case n == committed:
-			case n == committed+1: // killed between the commit and its exit
+			switch n := len(doc.Backups); n {
+			case committed:
+			case committed + 1: // killed between the commit and its exit
 				committed++
 			default:
 				t.Fatalf("kill %d: %d backups listed, %d were committed", i, n, committed)

@@ -91,7 +91,7 @@ func (a *app) runDrill(ctx context.Context, arg string, fl drillFlags) error {
 	if a.json() {
 		err = a.printJSON(rec)
 	} else {
-		rec.Summary(a.out)
+		err = rec.Summary(a.out)
 	}
 	if err != nil {
 		return err

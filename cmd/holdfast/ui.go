@@ -35,7 +35,12 @@ func (a *app) newProgress(title string) *progress {
 }
 
 // phase names what the job is doing now.
-func (p *progress) phase(name string) { p.mu.Lock(); p.stage = name; p.mu.Unlock() }
+func (p *progress) phase(name string) {
+	p.a.log.Info(p.title, "phase", name)
+	p.mu.Lock()
+	p.stage = name
+	p.mu.Unlock()
+}
 
 func (p *progress) current() string {
 	p.mu.Lock()

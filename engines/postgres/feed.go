@@ -155,9 +155,6 @@ func (f *feed) leg(timeline uint32) (wal.Leg, bool) {
 	return wal.Leg{}, false
 }
 
-// end is the plan's last position.
-func (f *feed) end() repo.Position { return f.legs[len(f.legs)-1].To }
-
 // hardError keeps an error's text and kind except that it is never
 // wal.ErrBeyondPlan, whatever it wraps.
 type hardError struct{ err error }

@@ -84,7 +84,7 @@ func TestFeedNames(t *testing.T) {
 		var b bytes.Buffer
 		err := f.Fetch(t.Context(), c.name, &b)
 		if c.want != nil {
-			if errors.Is(err, beyond) != (c.want == beyond) || err == nil || b.Len() > 0 {
+			if errors.Is(err, beyond) != errors.Is(c.want, beyond) || err == nil || b.Len() > 0 {
 				t.Errorf("%s: %v with %d bytes, want %v", c.name, err, b.Len(), c.want)
 			}
 			continue

@@ -206,7 +206,7 @@ func (rp *replay) ended() error {
 	feedErr := rp.feedErr
 	rp.mu.Unlock()
 	lines := rp.log.why()
-	cause, hint := explainEnd(lines)
+	hint, cause := explainEnd(lines)
 	switch {
 	case feedErr != nil:
 		cause = fmt.Errorf("%w: %w", ErrFeed, feedErr)

@@ -13,24 +13,24 @@ import (
 
 // explainEnd reads the last lines of a server that ended during recovery.
 // The texts are the server's own, the same from 13 to 18.
-func explainEnd(lines []string) (cause error, hint string) {
+func explainEnd(lines []string) (hint string, cause error) {
 	text := strings.Join(lines, "\n")
 	has := func(s string) bool { return strings.Contains(text, s) }
 	switch {
 	case has("recovery ended before configured recovery target was reached"):
-		return ErrTargetNotReached, "the target time must lie before the last commit in the repository's log; choose an earlier one"
+		return "the target time must lie before the last commit in the repository's log; choose an earlier one", ErrTargetNotReached
 	case has("could not restore file"):
-		return ErrFeed, ""
+		return "", ErrFeed
 	case has("recovery target timeline") && has("does not exist"):
-		return fmt.Errorf("%w: a timeline's history is missing", ErrFeed), ""
+		return "", fmt.Errorf("%w: a timeline's history is missing", ErrFeed)
 	case has("No space left on device"):
-		return fmt.Errorf("the disk is full"), "give the copy more space"
+		return "give the copy more space", fmt.Errorf("the disk is full")
 	case has("resource manager with ID"), has("could not access file"):
-		return fmt.Errorf("a library that the source preloads is needed for recovery and is not here"), "use an image with the source's extensions"
+		return "use an image with the source's extensions", fmt.Errorf("a library that the source preloads is needed for recovery and is not here")
 	case has("unexpected directory entry"), has("directory \"") && has("does not exist"):
-		return nil, "a tablespace made after the base backup lies outside the data directory; take a new base backup"
+		return "a tablespace made after the base backup lies outside the data directory; take a new base backup", nil
 	}
-	return nil, ""
+	return "", nil
 }
 
 // checkEnd proves for a replay to the end of the log that the server did not

@@ -52,7 +52,7 @@ func (r *rig) configure(p *engines.RestorePlan, prepare func(dir string)) *userR
 	if err := u.box.Own(r.t.Context(), socket); err != nil {
 		r.t.Fatal(err)
 	}
-	go wal.ServeFeed(r.t.Context(), ln, f, slog.New(slog.DiscardHandler)) //nolint:errcheck // ends with the test
+	go wal.ServeFeed(r.t.Context(), ln, f, slog.New(slog.DiscardHandler))
 	self, err := os.Executable()
 	if err != nil {
 		r.t.Fatal(err)

@@ -39,7 +39,7 @@ func (t *clusterTarget) Symlink(item repo.Item) error {
 		return t.Target.Symlink(item)
 	}
 	item.Kind, item.Link, item.Mode = repo.KindDir, "", 0o700
-	return t.Target.Mkdir(item)
+	return t.Mkdir(item)
 }
 
 // Create opens a file, pg_control under its waiting name.

@@ -49,7 +49,7 @@ func TestServerLog(t *testing.T) {
 	if got := strings.Join(l.why(), "|"); got != want {
 		t.Errorf("%s\nwant %s", got, want)
 	}
-	if cause, _ := explainEnd(l.why()); !errors.Is(cause, ErrFeed) {
+	if _, cause := explainEnd(l.why()); !errors.Is(cause, ErrFeed) {
 		t.Errorf("cause %v", cause)
 	}
 	if out.String() != failedRecovery {

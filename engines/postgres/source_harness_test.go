@@ -304,22 +304,23 @@ func (m *memoryIntake) held(_ context.Context, branch string) ([]wal.Range, erro
 // bytes assembles [from, to) of a branch; later runs win.
 func (m *memoryIntake) bytes(t *testing.T, branch string, from, to repo.Position) []byte {
 	t.Helper()
+	if ranges := m.durableRanges(branch); nextMissing(asHeld(ranges), from) < to {
+		t.Fatalf("branch %s lacks log between %s and %s: %v", branch, FormatLSN(from), FormatLSN(to), ranges)
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	out := make([]byte, to-from)
-	have := make([]bool, to-from)
 	for _, r := range m.runs {
-		lo, hi := max(r.start, from), min(r.end(), to)
-		if r.branch != branch || lo >= hi {
-			continue
-		}
-		copy(out[lo-from:], r.data[lo-r.start:hi-r.start])
-		for i := lo; i < hi; i++ {
-			have[i-from] = true
+		if lo, hi := max(r.start, from), min(r.end(), to); r.branch == branch && lo < hi {
+			copy(out[lo-from:], r.data[lo-r.start:hi-r.start])
 		}
 	}
-	if i := slices.Index(have, false); i >= 0 {
-		t.Fatalf("branch %s lacks the log at %s", branch, FormatLSN(from+repo.Position(i)))
+	return out
+}
+
+func asHeld(ranges []wal.Range) (out []heldRange) {
+	for _, r := range ranges {
+		out = append(out, heldRange{r.Start, r.End})
 	}
 	return out
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -158,11 +159,31 @@ func (r *branchRun) loop(ctx context.Context) error {
 		}
 		if err != nil {
 			if cause := context.Cause(ctx); cause != nil {
-				return cause
+				err = cause
 			}
-			return err
+			return r.lastWords(err)
 		}
 	}
+}
+
+// lastWords prefers what the server said before it hung up to the broken pipe
+// that a report met afterwards.
+func (r *branchRun) lastWords(err error) error {
+	var broken *net.OpError
+	if !errors.As(err, &broken) || broken.Op != "write" {
+		return err
+	}
+	r.link.discard()
+	select {
+	case <-r.link.ended:
+	case <-time.After(goodbye):
+		return err
+	}
+	var said *pgconn.PgError
+	if errors.As(r.link.err, &said) || errors.Is(r.link.err, ErrServerStopped) {
+		return r.link.err
+	}
+	return err
 }
 
 // take hands one message to the intake.

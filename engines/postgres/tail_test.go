@@ -129,7 +129,7 @@ func work(ctx context.Context, conn *pgx.Conn) {
 		switch {
 		case i%97 == 50:
 			q = "delete from load where id % 3 = 0"
-		case i%197 == 100:
+		case i%397 == 100:
 			q = "select pg_switch_wal()"
 		}
 		if _, err := conn.Exec(ctx, q); err != nil {
@@ -171,7 +171,7 @@ func TestStreamIsByteForByteAcrossReconnects(t *testing.T) {
 			t.Fatal(err)
 		}
 		in := newMemoryIntake()
-		stopLoad := s.load(3)
+		stopLoad := s.load(2)
 		for range 10 {
 			in.set(func(m *memoryIntake) { m.lag = !m.lag })
 			stop, ready := background(t, src.Log(), engines.TailOptions{Held: in.held}, in)

@@ -143,7 +143,18 @@ func (d Deps) parent(ctx context.Context, l *repo.Lineage, full bool) (*repo.Man
 	if len(all) == 0 {
 		return nil, nil
 	}
-	return &all[len(all)-1], nil
+	last := &all[len(all)-1]
+	for _, p := range last.Packs {
+		if err := l.StatPack(ctx, p); err != nil {
+			if ctx.Err() != nil {
+				return nil, context.Cause(ctx)
+			}
+			// Sharing with a damaged backup would damage this one too.
+			d.Log.Warn("the last backup has lost a pack; taking a full one", "backup", last.ID, "pack", p.ID, "error", err)
+			return nil, nil
+		}
+	}
+	return last, nil
 }
 
 func (r BackupRequest) phase(name string) {

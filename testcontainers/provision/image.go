@@ -146,7 +146,7 @@ func addServerLibraries(t *tree, server string) error {
 		}
 		for _, f := range files {
 			err := addLibraries(t, f, own)
-			if err != nil && !(part.optional && errors.Is(err, errNoLibrary)) {
+			if err != nil && (!part.optional || !errors.Is(err, errNoLibrary)) {
 				return err
 			}
 		}

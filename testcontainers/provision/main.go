@@ -49,7 +49,7 @@ type provisioner struct {
 	getenv func(string) string
 }
 
-const usage = "usage: provision {docker | pgbackrest | postgres@<major> | image:postgres@<major>}..."
+const usage = "usage: provision {docker | pgbackrest | postgres@<major> | image:postgres@<major>} …"
 
 func run(ctx context.Context, targets []string, p provisioner) error {
 	if len(targets) == 0 {
