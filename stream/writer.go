@@ -232,7 +232,7 @@ func (w *Writer) readBlock(it *itemState, r io.Reader, pos, estimate int64) (don
 		if err != nil {
 			return done, err
 		}
-		n, readErr := io.ReadFull(r, buf[:min(full, span-done)])
+		n, readErr := fill(r, buf[:min(full, span-done)])
 		if n > 0 && b == nil {
 			b, err = w.openBlock(it, pos, charge)
 		}
@@ -246,13 +246,28 @@ func (w *Writer) readBlock(it *itemState, r io.Reader, pos, estimate int64) (don
 		switch {
 		case err != nil:
 			return done, err
-		case readErr == io.EOF || readErr == io.ErrUnexpectedEOF:
+		case readErr == io.EOF: //nolint:errorlint // bare: see fill
 			return done, io.EOF
 		case readErr != nil:
 			return done, fmt.Errorf("read %s at %d: %w", it.item.Path, pos+done, readErr)
 		}
 	}
 	return done, nil
+}
+
+// fill reads until buf is full. io.EOF, bare, means that r ended properly.
+// Not io.ReadFull: its io.ErrUnexpectedEOF does not tell a short last read
+// from a reader that was cut off, and a cut-off file must never look whole.
+func fill(r io.Reader, buf []byte) (int, error) {
+	n := 0
+	for n < len(buf) {
+		m, err := r.Read(buf[n:])
+		n += m
+		if err != nil {
+			return n, err
+		}
+	}
+	return n, nil
 }
 
 func (w *Writer) takeBuffer() ([]byte, error) {
