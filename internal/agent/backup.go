@@ -128,8 +128,14 @@ func (d Deps) capture(ctx context.Context, l *repo.Lineage, bw *repo.BackupWrite
 	return &captured{m, items}, cov.own(), nil
 }
 
+// catalog is what choosing a parent needs of a lineage.
+type catalog interface {
+	Backups(ctx context.Context) ([]repo.Manifest, error)
+	StatPack(ctx context.Context, p repo.PackInfo) error
+}
+
 // parent is the newest committed backup, whose extents may be shared.
-func (d Deps) parent(ctx context.Context, l *repo.Lineage, full bool) (*repo.Manifest, error) {
+func (d Deps) parent(ctx context.Context, l catalog, full bool) (*repo.Manifest, error) {
 	if full {
 		return nil, nil
 	}
