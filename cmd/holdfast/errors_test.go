@@ -120,10 +120,10 @@ func TestFullDisk(t *testing.T) {
 	}
 	s := newSite(t, majors()[0])
 	s.exec(schema...)
-	s.exec(`create table bulk as select i, md5(i::text) || md5((i * 7)::text) as a from generate_series(1, 200000) i`)
+	s.exec(`create table bulk as select i, md5(i::text) || md5((i * 7)::text) as a from generate_series(1, 500000) i`)
 	s.must(append([]string{"backup"}, s.source()...)...)
 
-	small := s.mount("small", "6m")
+	small := s.mount("small", "14m") // room for init and its probe
 	env := s.env
 	s.env = []string{"HOLDFAST_REPO=file://" + filepath.Join(small, "repo"), env[1]}
 	s.must("init", "--recipient", s.publicKey)
