@@ -10,9 +10,9 @@ import (
 	"time"
 
 	"github.com/holdfastdb/holdfast/internal/blob"
-	"github.com/holdfastdb/holdfast/internal/blob/crashfs"
 	"github.com/holdfastdb/holdfast/internal/blob/faulty"
 	"github.com/holdfastdb/holdfast/internal/blob/file"
+	"github.com/holdfastdb/holdfast/internal/diskfs/crashfs"
 	"github.com/holdfastdb/holdfast/internal/hferr"
 	"github.com/holdfastdb/holdfast/internal/repo"
 	"github.com/holdfastdb/holdfast/wal"

@@ -12,8 +12,8 @@ import (
 
 	"github.com/holdfastdb/holdfast/internal/blob"
 	"github.com/holdfastdb/holdfast/internal/blob/blobtest"
-	"github.com/holdfastdb/holdfast/internal/blob/crashfs"
 	"github.com/holdfastdb/holdfast/internal/blob/file"
+	"github.com/holdfastdb/holdfast/internal/diskfs/crashfs"
 )
 
 func good() blob.Store { return file.New(crashfs.New(1, nil), "memory", file.Options{}) }

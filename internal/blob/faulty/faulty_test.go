@@ -14,9 +14,9 @@ import (
 
 	"github.com/holdfastdb/holdfast/internal/blob"
 	"github.com/holdfastdb/holdfast/internal/blob/blobtest/suite"
-	"github.com/holdfastdb/holdfast/internal/blob/crashfs"
 	. "github.com/holdfastdb/holdfast/internal/blob/faulty"
 	"github.com/holdfastdb/holdfast/internal/blob/file"
+	"github.com/holdfastdb/holdfast/internal/diskfs/crashfs"
 )
 
 func memory() blob.Store {

@@ -5,8 +5,8 @@ import (
 
 	"github.com/holdfastdb/holdfast/internal/blob"
 	"github.com/holdfastdb/holdfast/internal/blob/blobtest/suite"
-	"github.com/holdfastdb/holdfast/internal/blob/crashfs"
 	"github.com/holdfastdb/holdfast/internal/blob/file"
+	"github.com/holdfastdb/holdfast/internal/diskfs/crashfs"
 )
 
 func TestConformance(t *testing.T) {

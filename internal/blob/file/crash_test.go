@@ -10,8 +10,8 @@ import (
 	"time"
 
 	"github.com/holdfastdb/holdfast/internal/blob"
-	"github.com/holdfastdb/holdfast/internal/blob/crashfs"
 	"github.com/holdfastdb/holdfast/internal/blob/file"
+	"github.com/holdfastdb/holdfast/internal/diskfs/crashfs"
 )
 
 // crashSeeds is how many different crashes are tried at each operation.

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/holdfastdb/holdfast/internal/blob"
+	"github.com/holdfastdb/holdfast/internal/diskfs"
 )
 
 const (
@@ -125,7 +126,7 @@ func (s *Store) writeTemp(ctx context.Context, body []byte) (name string, err er
 	var id [12]byte
 	rand.Read(id[:]) // never fails
 	name = fmt.Sprintf("%s/%d-%s", tempDir, os.Getpid(), hex.EncodeToString(id[:]))
-	var f File
+	var f diskfs.File
 	err = s.inDir(ctx, tempDir, func() (err error) {
 		f, err = s.fs.Create(name, objectMode)
 		return err
@@ -143,7 +144,7 @@ func (s *Store) writeTemp(ctx context.Context, body []byte) (name string, err er
 	return name, nil
 }
 
-func writeAll(ctx context.Context, f File, body []byte) error {
+func writeAll(ctx context.Context, f diskfs.File, body []byte) error {
 	for len(body) > 0 {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -187,7 +188,7 @@ func (s *Store) makeDirs(dir string) error {
 		if i < len(dir) && dir[i] != '/' {
 			continue
 		}
-		err := s.fs.Mkdir(dir[:i], dirMode)
+		err := s.fs.Mkdir(dir[:i], diskfs.DirMode)
 		if errors.Is(err, syscall.ENOTDIR) {
 			return blob.ErrPrefix
 		}

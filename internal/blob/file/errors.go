@@ -8,6 +8,7 @@ import (
 	"syscall"
 
 	"github.com/holdfastdb/holdfast/internal/blob"
+	"github.com/holdfastdb/holdfast/internal/diskfs"
 	"github.com/holdfastdb/holdfast/internal/hferr"
 )
 
@@ -42,7 +43,7 @@ func (s *Store) notFound(op, key string) error {
 // gone is nil while the directory is where it was opened.
 func (s *Store) gone() error {
 	err := s.fs.Present()
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, errMoved) {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, diskfs.ErrMoved) {
 		return fmt.Errorf("%w: %w", ErrGone, err)
 	}
 	return err

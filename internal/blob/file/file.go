@@ -20,10 +20,10 @@ import (
 	"time"
 
 	"github.com/holdfastdb/holdfast/internal/blob"
+	"github.com/holdfastdb/holdfast/internal/diskfs"
 )
 
 const (
-	dirMode    fs.FileMode = 0o700
 	objectMode fs.FileMode = 0o400 // objects never change once they have a key
 
 	// maxObject is below the file size limit of every file system with
@@ -46,7 +46,7 @@ type Options struct {
 // Store is a directory of objects. It implements blob.Store; its errors carry
 // hints (hferr) where a user can act.
 type Store struct {
-	fs    FS
+	fs    diskfs.FS
 	where string // for messages
 	clock func() time.Time
 	log   *slog.Logger
@@ -62,7 +62,7 @@ var _ blob.Store = (*Store)(nil)
 // unless opt.MustExist is set, and removes what interrupted writes left
 // behind more than a day ago. An existing store may be read-only.
 func Open(dir string, opt Options) (*Store, error) {
-	fsys, err := openOS(dir, !opt.MustExist)
+	fsys, err := diskfs.OpenOS(dir, !opt.MustExist)
 	if err != nil {
 		return nil, openError(dir, err)
 	}
@@ -72,7 +72,7 @@ func Open(dir string, opt Options) (*Store, error) {
 }
 
 // New makes a store over any FS; where names it in messages. It does no I/O.
-func New(fsys FS, where string, opt Options) *Store {
+func New(fsys diskfs.FS, where string, opt Options) *Store {
 	if opt.Clock == nil {
 		opt.Clock = time.Now
 	}

@@ -14,8 +14,9 @@ import (
 	"time"
 
 	"github.com/holdfastdb/holdfast/internal/blob"
-	"github.com/holdfastdb/holdfast/internal/blob/crashfs"
 	"github.com/holdfastdb/holdfast/internal/blob/file"
+	"github.com/holdfastdb/holdfast/internal/diskfs"
+	"github.com/holdfastdb/holdfast/internal/diskfs/crashfs"
 	"github.com/holdfastdb/holdfast/internal/hferr"
 )
 
@@ -264,7 +265,7 @@ type failing struct {
 	err error
 }
 
-func (f failing) Create(name string, perm fs.FileMode) (file.File, error) {
+func (f failing) Create(name string, perm fs.FileMode) (diskfs.File, error) {
 	if f.op == "create" {
 		return nil, &fs.PathError{Op: "openat", Path: name, Err: f.err}
 	}

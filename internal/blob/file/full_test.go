@@ -15,8 +15,8 @@ import (
 	"time"
 
 	"github.com/holdfastdb/holdfast/internal/blob"
-	"github.com/holdfastdb/holdfast/internal/blob/crashfs"
 	"github.com/holdfastdb/holdfast/internal/blob/file"
+	"github.com/holdfastdb/holdfast/internal/diskfs/crashfs"
 	"github.com/holdfastdb/holdfast/internal/hferr"
 )
 

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 
 	"github.com/holdfastdb/holdfast/internal/blob"
+	"github.com/holdfastdb/holdfast/internal/diskfs"
 )
 
 // Read implements blob.Store. The reader fails with io.ErrUnexpectedEOF when
@@ -76,7 +77,7 @@ type reader struct {
 	ctx  context.Context // of the Read call, as the contract has it
 	s    *Store
 	key  string
-	f    File
+	f    diskfs.File
 	off  int64
 	left int64
 }

@@ -1,13 +1,28 @@
-package file
+// Package diskfs is the small file system that the file store and the spool
+// are written against: the few operations whose durability they rely on, over
+// the operating system (OpenOS) and over crashfs, which forgets at a crash
+// whatever was not made durable. It knows nothing of what is in the files.
+package diskfs
 
 import (
+	"errors"
 	"io"
 	"io/fs"
 )
 
-// FS is what the store needs of a file system: few operations, so that
+// DirMode is the mode of directories made here.
+const DirMode fs.FileMode = 0o700
+
+var (
+	// ErrMoved: another directory has taken the place of the one that was opened.
+	ErrMoved = errors.New("not the directory that was opened")
+	// ErrLocked: somebody else holds the lock.
+	ErrLocked = errors.New("locked by another process")
+)
+
+// FS is what a store needs of a file system: few operations, so that
 // crashfs can model exactly which of them survive a power cut. Names are
-// slash-separated and relative to the store's directory, which is ".".
+// slash-separated and relative to the directory that was opened, which is ".".
 // Errors match fs.ErrExist, fs.ErrNotExist and the syscall numbers. Nothing
 // is durable until File.Sync (contents) and SyncDir (names) return nil.
 type FS interface {
@@ -17,6 +32,9 @@ type FS interface {
 	Open(name string) (File, error)
 	// Link gives a file a second name; it fails when that name is taken.
 	Link(oldname, newname string) error
+	// Rename gives a file another name in one step, replacing the file that
+	// had it.
+	Rename(oldname, newname string) error
 	// Unlink removes one name of a file, never a directory.
 	Unlink(name string) error
 	// Mkdir makes one directory.
@@ -31,6 +49,10 @@ type FS interface {
 	Entries(name string, fn func(fs.DirEntry) error) error
 	// SyncDir makes a directory's entries (not their contents) durable.
 	SyncDir(name string) error
+	// Lock takes an exclusive lock between processes on a file, which is made
+	// if it is missing (its directory must exist); ErrLocked if it is taken.
+	// It ends with unlock and with the process.
+	Lock(name string) (unlock func() error, err error)
 	// Present fails when the directory is no longer at the path it was
 	// opened by: deleted, moved, unmounted or mounted over.
 	Present() error

@@ -1,7 +1,7 @@
 // Package crashfs is an in-memory file system that forgets, at a crash, what
 // was not made durable: the fake that proves fsync discipline, which killing
-// a process cannot (the page cache survives that). It implements file.FS, and
-// has Rename and Append besides, for the spool.
+// a process cannot (the page cache survives that). It implements diskfs.FS, and
+// has Append besides.
 //
 // The model, stricter than any real file system:
 //
@@ -23,7 +23,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/holdfastdb/holdfast/internal/blob/file"
+	"github.com/holdfastdb/holdfast/internal/diskfs"
 )
 
 // ErrCrashed is returned by every operation from the crash on.
@@ -47,9 +47,10 @@ type FS struct {
 	crashed bool
 	hook    func(Op)
 	free    int64 // bytes left; negative: no limit
+	locks   map[string]bool
 }
 
-var _ file.FS = (*FS)(nil)
+var _ diskfs.FS = (*FS)(nil)
 
 // New makes an empty file system. The same seed and the same operations give
 // the same crash. A nil clock means time.Now.
@@ -62,6 +63,7 @@ func New(seed uint64, clock func() time.Time) *FS {
 		root:    newDir(clock()),
 		clock:   clock,
 		crashAt: -1,
+		locks:   map[string]bool{},
 		free:    -1,
 	}
 }

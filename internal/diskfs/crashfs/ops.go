@@ -8,11 +8,11 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/holdfastdb/holdfast/internal/blob/file"
+	"github.com/holdfastdb/holdfast/internal/diskfs"
 )
 
-// Create implements file.FS.
-func (f *FS) Create(name string, perm fs.FileMode) (file.File, error) {
+// Create implements diskfs.FS.
+func (f *FS) Create(name string, perm fs.FileMode) (diskfs.File, error) {
 	var n *node
 	err := f.do("create", name, func() error {
 		dir, base, err := f.parent(name)
@@ -32,13 +32,13 @@ func (f *FS) Create(name string, perm fs.FileMode) (file.File, error) {
 	return &handle{fs: f, n: n, name: name}, nil
 }
 
-// Open implements file.FS.
-func (f *FS) Open(name string) (file.File, error) { return f.open(name, false) }
+// Open implements diskfs.FS.
+func (f *FS) Open(name string) (diskfs.File, error) { return f.open(name, false) }
 
 // Append opens an existing file for writing at its end.
-func (f *FS) Append(name string) (file.File, error) { return f.open(name, true) }
+func (f *FS) Append(name string) (diskfs.File, error) { return f.open(name, true) }
 
-func (f *FS) open(name string, atEnd bool) (file.File, error) {
+func (f *FS) open(name string, atEnd bool) (diskfs.File, error) {
 	h := &handle{fs: f, name: name}
 	err := f.look(func() (err error) {
 		if h.n, err = f.find(name); err == nil && h.n.names != nil {
@@ -55,7 +55,7 @@ func (f *FS) open(name string, atEnd bool) (file.File, error) {
 	return h, nil
 }
 
-// Link implements file.FS.
+// Link implements diskfs.FS.
 func (f *FS) Link(oldname, newname string) error {
 	return pathError("link", newname, f.do("link", newname, func() error {
 		n, err := f.find(oldname)
@@ -77,7 +77,7 @@ func (f *FS) Link(oldname, newname string) error {
 	}))
 }
 
-// Rename gives a file another name, replacing a file that has it. After a
+// Rename implements diskfs.FS: it gives a file another name, replacing a file that has it. After a
 // crash there is the old name, the new one, or both; neither only if the old
 // name's directory was synced before the new one's.
 func (f *FS) Rename(oldname, newname string) error {
@@ -103,7 +103,7 @@ func (f *FS) Rename(oldname, newname string) error {
 	}))
 }
 
-// Unlink implements file.FS.
+// Unlink implements diskfs.FS.
 func (f *FS) Unlink(name string) error {
 	return pathError("unlink", name, f.do("unlink", name, func() error {
 		dir, base, err := f.parent(name)
@@ -121,7 +121,7 @@ func (f *FS) Unlink(name string) error {
 	}))
 }
 
-// Mkdir implements file.FS.
+// Mkdir implements diskfs.FS.
 func (f *FS) Mkdir(name string, perm fs.FileMode) error {
 	return pathError("mkdir", name, f.do("mkdir", name, func() error {
 		dir, base, err := f.parent(name)
@@ -138,7 +138,7 @@ func (f *FS) Mkdir(name string, perm fs.FileMode) error {
 	}))
 }
 
-// Rmdir implements file.FS.
+// Rmdir implements diskfs.FS.
 func (f *FS) Rmdir(name string) error {
 	return pathError("rmdir", name, f.do("rmdir", name, func() error {
 		dir, base, err := f.parent(name)
@@ -158,7 +158,7 @@ func (f *FS) Rmdir(name string) error {
 	}))
 }
 
-// Lstat implements file.FS.
+// Lstat implements diskfs.FS.
 func (f *FS) Lstat(name string) (fs.FileInfo, error) {
 	var i info
 	err := f.look(func() error {
@@ -174,7 +174,7 @@ func (f *FS) Lstat(name string) (fs.FileInfo, error) {
 	return i, nil
 }
 
-// Entries implements file.FS. The order is random, to catch who relies on one.
+// Entries implements diskfs.FS. The order is random, to catch who relies on one.
 func (f *FS) Entries(name string, fn func(fs.DirEntry) error) error {
 	var entries []fs.DirEntry
 	err := f.look(func() error {
@@ -202,7 +202,7 @@ func (f *FS) Entries(name string, fn func(fs.DirEntry) error) error {
 	return nil
 }
 
-// SyncDir implements file.FS.
+// SyncDir implements diskfs.FS.
 func (f *FS) SyncDir(name string) error {
 	return pathError("syncdir", name, f.do("syncdir", name, func() error {
 		n, err := f.find(name)
@@ -217,10 +217,38 @@ func (f *FS) SyncDir(name string) error {
 	}))
 }
 
-// Present implements file.FS.
+// Lock implements diskfs.FS. Locks end with the machine; the lock's file is
+// made, but whether it survives means nothing.
+func (f *FS) Lock(name string) (unlock func() error, err error) {
+	err = f.look(func() error {
+		dir, base, err := f.parent(name)
+		if err != nil {
+			return err
+		}
+		if f.locks[name] {
+			return diskfs.ErrLocked
+		}
+		if dir.names[base] == nil {
+			dir.set(base, &node{mode: 0o600, mtime: f.clock()}, nil)
+		}
+		f.locks[name] = true
+		return nil
+	})
+	if err != nil {
+		return nil, pathError("lock", name, err)
+	}
+	return func() error {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		delete(f.locks, name)
+		return nil
+	}, nil
+}
+
+// Present implements diskfs.FS.
 func (f *FS) Present() error { return f.look(func() error { return nil }) }
 
-// Close implements file.FS.
+// Close implements diskfs.FS.
 func (f *FS) Close() error { return nil }
 
 // handle is an open file.

@@ -8,7 +8,7 @@ import (
 	"syscall"
 	"testing"
 
-	. "github.com/holdfastdb/holdfast/internal/blob/crashfs"
+	. "github.com/holdfastdb/holdfast/internal/diskfs/crashfs"
 )
 
 const seeds = 200

@@ -1,4 +1,4 @@
-package file
+package diskfs
 
 import (
 	"errors"
@@ -15,20 +15,17 @@ import (
 // dirBatch is how many directory entries are read at a time.
 const dirBatch = 1024
 
-// errMoved: another directory has taken the place of the one that was opened.
-var errMoved = errors.New("not the directory that was opened")
-
-// osFS is a directory of the operating system. os.Root keeps every name,
+// OS is a directory of the operating system. os.Root keeps every name,
 // symbolic links included, inside it.
-type osFS struct {
+type OS struct {
 	root *os.Root
 	path string
 	id   os.FileInfo
 }
 
-// openOS opens dir; with create it makes the directory and its missing
+// OpenOS opens dir; with create it makes the directory and its missing
 // parents (mode 0700) durably first.
-func openOS(dir string, create bool) (*osFS, error) {
+func OpenOS(dir string, create bool) (*OS, error) {
 	abs, err := filepath.Abs(dir)
 	if err != nil {
 		return nil, err
@@ -49,7 +46,7 @@ func openOS(dir string, create bool) (*osFS, error) {
 	if err != nil {
 		return nil, errors.Join(err, root.Close())
 	}
-	return &osFS{root: root, path: abs, id: id}, nil
+	return &OS{root: root, path: abs, id: id}, nil
 }
 
 // makeDurable is MkdirAll that syncs each parent it adds a name to. A name
@@ -63,7 +60,7 @@ func makeDurable(dir string) error {
 	if err := makeDurable(parent); err != nil {
 		return err
 	}
-	if err := os.Mkdir(dir, dirMode); err != nil && !errors.Is(err, fs.ErrExist) {
+	if err := os.Mkdir(dir, DirMode); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
 	f, err := os.Open(parent)
@@ -73,25 +70,44 @@ func makeDurable(dir string) error {
 	return errors.Join(f.Sync(), f.Close())
 }
 
-func (o *osFS) Create(name string, perm fs.FileMode) (File, error) {
+func (o *OS) Create(name string, perm fs.FileMode) (File, error) {
 	return orNil(o.root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, perm))
 }
 
-func (o *osFS) Open(name string) (File, error) { return orNil(o.root.Open(name)) }
+func (o *OS) Open(name string) (File, error) { return orNil(o.root.Open(name)) }
 
-func (o *osFS) Link(oldname, newname string) error { return o.root.Link(oldname, newname) }
+func (o *OS) Link(oldname, newname string) error { return o.root.Link(oldname, newname) }
 
-func (o *osFS) Mkdir(name string, perm fs.FileMode) error { return o.root.Mkdir(name, perm) }
+func (o *OS) Rename(oldname, newname string) error { return o.root.Rename(oldname, newname) }
 
-func (o *osFS) Lstat(name string) (fs.FileInfo, error) { return o.root.Lstat(name) }
+func (o *OS) Lock(name string) (unlock func() error, err error) {
+	f, err := o.root.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	// flock, not fcntl: a process that opens and closes the file elsewhere
+	// keeps its lock.
+	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		err = ErrLocked
+	}
+	if err != nil {
+		return nil, errors.Join(&fs.PathError{Op: "lock", Path: name, Err: err}, f.Close())
+	}
+	return f.Close, nil
+}
 
-func (o *osFS) Unlink(name string) error { return o.unlinkat("unlink", name, 0) }
+func (o *OS) Mkdir(name string, perm fs.FileMode) error { return o.root.Mkdir(name, perm) }
 
-func (o *osFS) Rmdir(name string) error { return o.unlinkat("rmdir", name, unix.AT_REMOVEDIR) }
+func (o *OS) Lstat(name string) (fs.FileInfo, error) { return o.root.Lstat(name) }
+
+func (o *OS) Unlink(name string) error { return o.unlinkat("unlink", name, 0) }
+
+func (o *OS) Rmdir(name string) error { return o.unlinkat("rmdir", name, unix.AT_REMOVEDIR) }
 
 // unlinkat exists because os.Root.Remove takes files and directories alike:
 // pruning an empty directory must not delete an object that replaced it.
-func (o *osFS) unlinkat(op, name string, flags int) error {
+func (o *OS) unlinkat(op, name string, flags int) error {
 	dir, err := o.root.Open(path.Dir(name))
 	if err != nil {
 		return err
@@ -110,7 +126,7 @@ func (o *osFS) unlinkat(op, name string, flags int) error {
 	return nil
 }
 
-func (o *osFS) Entries(name string, fn func(fs.DirEntry) error) error {
+func (o *OS) Entries(name string, fn func(fs.DirEntry) error) error {
 	dir, err := o.root.Open(name)
 	if err != nil {
 		return err
@@ -132,7 +148,7 @@ func (o *osFS) Entries(name string, fn func(fs.DirEntry) error) error {
 	}
 }
 
-func (o *osFS) SyncDir(name string) error {
+func (o *OS) SyncDir(name string) error {
 	dir, err := o.root.Open(name)
 	if err != nil {
 		return err
@@ -140,18 +156,18 @@ func (o *osFS) SyncDir(name string) error {
 	return errors.Join(dir.Sync(), dir.Close())
 }
 
-func (o *osFS) Present() error {
+func (o *OS) Present() error {
 	now, err := os.Stat(o.path)
 	if err != nil {
 		return err
 	}
 	if !os.SameFile(now, o.id) {
-		return fmt.Errorf("%s: %w", o.path, errMoved)
+		return fmt.Errorf("%s: %w", o.path, ErrMoved)
 	}
 	return nil
 }
 
-func (o *osFS) Close() error { return o.root.Close() }
+func (o *OS) Close() error { return o.root.Close() }
 
 // orNil keeps a nil *os.File from becoming a non-nil File.
 func orNil(f *os.File, err error) (File, error) {
