@@ -95,6 +95,16 @@ func TestOwnerAlive(t *testing.T) {
 			t.Errorf("%s counts as alive", name)
 		}
 	}
+	for name, change := range map[string]func(*owner){
+		"a process of another container": func(o *owner) { o.PID, o.Space = 1<<30, "pid:[1]" },
+		"a process of another host":      func(o *owner) { o.Boot, o.Host = "theirs", "elsewhere" },
+	} {
+		o := me
+		change(&o)
+		if !o.alive() {
+			t.Errorf("%s, which cannot be seen, counts as dead", name)
+		}
+	}
 }
 
 func FuzzDecodeOwner(f *testing.F) {

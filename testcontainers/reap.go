@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/moby/moby/client"
 )
@@ -52,11 +53,15 @@ func reapHome(ctx context.Context, root string) error {
 
 // orphan reports whether root is a sandbox with the label whose owner is
 // gone. One without a readable owner is left alone: its owner may be just
-// about to write it.
+// about to write it. So is one of another user: in a directory open to all,
+// anybody can write anything into it.
 func orphan(root, label string) (bool, error) {
 	info, err := os.Lstat(root)
 	if err != nil || !info.IsDir() {
 		return false, ignoreMissing(err)
+	}
+	if st, ok := info.Sys().(*syscall.Stat_t); !ok || int(st.Uid) != os.Geteuid() {
+		return false, nil
 	}
 	b, err := os.ReadFile(filepath.Join(root, ownerFile))
 	if err != nil {

@@ -19,10 +19,14 @@ func TestReapLeavesStrangersAlone(t *testing.T) {
 	young := filepath.Join(dir, "hf-young") // its owner has not been written yet
 	odd := filepath.Join(dir, "hf-odd")
 	target := filepath.Join(dir, "precious")
+	foreign := filepath.Join(dir, "hf-foreign") // somebody else's, in a directory open to all
+	dead := []byte(`{"pid":1,"start":1,"boot":"old","label":"x"}`)
 	for _, err := range []error{
 		os.Mkdir(young, 0o755), os.Mkdir(odd, 0o755), os.Mkdir(target, 0o755),
 		os.WriteFile(filepath.Join(odd, ownerFile), []byte("not JSON"), 0o600),
-		os.WriteFile(filepath.Join(target, ownerFile), []byte(`{"pid":1,"start":1,"boot":"old","label":"x"}`), 0o600),
+		os.WriteFile(filepath.Join(target, ownerFile), dead, 0o600),
+		os.Mkdir(foreign, 0o755), os.WriteFile(filepath.Join(foreign, ownerFile), dead, 0o600),
+		os.Lchown(foreign, os.Geteuid()+1, -1),
 		os.Symlink(target, filepath.Join(dir, "hf-link")),
 	} {
 		if err != nil {
@@ -33,7 +37,7 @@ func TestReapLeavesStrangersAlone(t *testing.T) {
 	if len(removed) != 0 || err == nil || !strings.Contains(err.Error(), odd) {
 		t.Errorf("removed %v, %v", removed, err)
 	}
-	for _, d := range []string{young, odd, target} {
+	for _, d := range []string{young, odd, target, foreign} {
 		if _, err := os.Stat(d); err != nil {
 			t.Error(err)
 		}

@@ -50,6 +50,8 @@ type Request struct {
 	// for its identity, its clock and its last beat, first of all; an error
 	// there is noted and the drill goes on without it.
 	Source engines.Source
+	// SourceNote says why Source is nil, for the record. "": none was given.
+	SourceNote string
 
 	Mode Mode // "" is ModeTime if Goal.Time is set, else ModeLatest
 	Goal engines.Goal

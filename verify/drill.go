@@ -8,9 +8,11 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"time"
 
 	"github.com/holdfastdb/holdfast/engines"
+	"github.com/holdfastdb/holdfast/internal/hferr"
 	"github.com/holdfastdb/holdfast/internal/repo"
 	"github.com/holdfastdb/holdfast/testcontainers"
 	"github.com/holdfastdb/holdfast/wal"
@@ -20,6 +22,10 @@ const (
 	observeLimit  = 15 * time.Second // for the source's few answers
 	teardownLimit = time.Minute      // for everything after a cancelled drill
 	stopGrace     = 10 * time.Second // before a server's processes are killed
+
+	// sandboxLabel is on everything a drill makes, so that the next one finds
+	// what a killed one left.
+	sandboxLabel = "holdfast-drill"
 )
 
 // drill is one running drill. Its steps run one after the other.
@@ -65,8 +71,8 @@ func newDrill(q Request) *drill {
 			Name: host, OS: runtime.GOOS, Arch: runtime.GOARCH, CPUs: runtime.NumCPU(),
 			Workers: workers, WorkDir: q.WorkDir, FreeBytes: -1,
 		},
-		RTO:    RTORecord{Detection: "not measured"},
-		Labels: []string{}, Checks: []engines.CheckResult{}, Findings: []repo.Finding{},
+		RTO:   RTORecord{Detection: "not measured"},
+		Hints: []string{}, Labels: []string{}, Checks: []engines.CheckResult{}, Findings: []repo.Finding{},
 	}
 	return d
 }
@@ -105,18 +111,36 @@ func (d *drill) fail(ctx context.Context, phase string, err error) {
 	if ctx.Err() != nil && p.verdict == Fail && !errors.Is(err, repo.ErrDamaged) {
 		p = judge(phase, ctx.Err())
 	}
-	d.log.Error("drill stopped", "phase", phase, "verdict", string(p.verdict), "error", err)
+	// For the record, not an alarm: the verdict tells the person.
+	d.log.Info("drill stopped", "phase", phase, "verdict", string(p.verdict), "error", err)
 	d.problems = append(d.problems, p)
+	for line := range strings.Lines(hferr.HintOf(err)) {
+		d.rec.Hints = append(d.rec.Hints, strings.TrimRight(line, "\n"))
+	}
 }
 
 func (d *drill) label(format string, args ...any) {
 	d.rec.Labels = append(d.rec.Labels, fmt.Sprintf(format, args...))
 }
 
+// sweep removes what a drill that was killed left in the work directory: a
+// copy of somebody's data must not lie about. A failure is no verdict on the
+// backup.
+func (d *drill) sweep(ctx context.Context) {
+	gone, err := testcontainers.Reap(ctx, d.q.WorkDir, sandboxLabel)
+	if len(gone) > 0 {
+		d.finding("info", "leftovers", "removed what an earlier drill that was killed had left: "+strings.Join(gone, ", "))
+	}
+	if err != nil {
+		d.finding("warning", "leftovers", "what an earlier drill left could not be removed: "+oneLine(err))
+	}
+}
+
 // provision gets the throwaway server that the base needs.
 func (d *drill) provision(ctx context.Context) error {
+	d.sweep(ctx)
 	spec := d.q.Engine.Restorer().Server(d.plan)
-	spec.Dir, spec.Label = d.q.WorkDir, "holdfast-drill-"+d.rec.ID
+	spec.Dir, spec.Label = d.q.WorkDir, sandboxLabel
 	if d.q.Image != "" {
 		spec.Image = d.q.Image
 	}
@@ -226,7 +250,7 @@ func (d *drill) tearDown(ctx context.Context) {
 		err = fmt.Errorf("%s still exists", d.sandbox.Dir())
 	}
 	if stopErr != nil {
-		d.log.Warn("the copy did not stop by itself", "error", stopErr)
+		d.finding("warning", "copy-stop", "the copy did not stop by itself and was killed: "+stopErr.Error())
 	}
 	td.Removed = err == nil
 	if err != nil {

@@ -30,7 +30,10 @@ const (
 func (d *drill) observe(ctx context.Context) error {
 	src := &d.rec.Source
 	if d.q.Source == nil {
-		src.Note = "no source was given"
+		src.Note = d.q.SourceNote
+		if src.Note == "" {
+			src.Note = "no source was given"
+		}
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, observeLimit)
@@ -46,7 +49,7 @@ func (d *drill) observe(ctx context.Context) error {
 	}
 	if err != nil {
 		src.Note = "the source did not answer: " + err.Error()
-		d.log.Warn("source not reachable, measuring from what the archive noted", "error", err)
+		d.log.Info("source not reachable, measuring from what the archive noted", "error", err)
 		return nil
 	}
 	src.Reachable, src.Version, d.tBasis = true, id.Version, "source's clock when the drill began"
@@ -55,7 +58,7 @@ func (d *drill) observe(ctx context.Context) error {
 		return nil
 	}
 	if d.live, err = bs.LastBeat(ctx); err != nil {
-		src.Note = "its last heartbeat could not be read: " + err.Error()
+		src.Note = "the source's last heartbeat could not be read: " + err.Error()
 	}
 	return nil
 }

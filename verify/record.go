@@ -37,6 +37,7 @@ type Record struct {
 
 	Verdict Verdict  `json:"verdict"`
 	Reasons []string `json:"reasons"`
+	Hints   []string `json:"hints"`
 
 	Source     SourceRecord     `json:"source"`
 	Repository RepositoryRecord `json:"repository"`

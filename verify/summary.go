@@ -6,29 +6,37 @@ import (
 	"strings"
 	"time"
 	"unicode/utf8"
+
+	"github.com/holdfastdb/holdfast/engines"
 )
 
 // Summary writes the drill as plain text, for a terminal or a pipe: verdict,
 // ladder, RPO, RTO, checks.
-func (r *Record) Summary(w io.Writer) error {
+func (r *Record) Summary(w io.Writer) error { return r.write(w, true) }
+
+// Outcome is Summary without the ladder, for a person who has just watched it.
+func (r *Record) Outcome(w io.Writer) error { return r.write(w, false) }
+
+func (r *Record) write(w io.Writer, phases bool) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s  drill of %s (%s) to %s\n", strings.ToUpper(string(r.Verdict)), orNone(r.Source.Database), r.Source.Lineage, r.targetText())
 	for _, reason := range r.Reasons {
-		fmt.Fprintf(&b, "  - %s\n", reason)
+		wrap(&b, "  - ", reason)
 	}
-	r.summarizePhases(&b)
+	for _, hint := range r.Hints {
+		// A command or SQL to copy: never broken.
+		fmt.Fprintf(&b, "  hint: %s\n", hint)
+	}
+	if phases {
+		r.summarizePhases(&b)
+	}
 	r.summarizeRPO(&b)
 	r.summarizeRTO(&b)
 	r.summarizeChecks(&b)
 	for _, f := range r.Findings {
-		fmt.Fprintf(&b, "%s: %s (%s)\n", f.Severity, f.Message, f.Code)
+		wrap(&b, f.Severity+": ", fmt.Sprintf("%s (%s)", f.Message, f.Code))
 	}
-	for i, l := range r.Labels {
-		if i == 0 {
-			fmt.Fprintln(&b, "\nTo be fair")
-		}
-		fmt.Fprintf(&b, "  %s\n", l)
-	}
+	r.summarizeLabels(&b)
 	fmt.Fprintf(&b, "\nRecord  %s\n", r.ID)
 	_, err := io.WriteString(w, b.String())
 	return err
@@ -65,13 +73,15 @@ func (r *Record) summarizePhases(b *strings.Builder) {
 }
 
 func (r *Record) summarizeRPO(b *strings.Builder) {
-	head := "not measured"
-	if r.RPO.Measured && r.RPO.Basis == basisHeartbeat {
-		head = fmt.Sprintf("between %s and %s", span(r.RPO.Min), span(r.RPO.Max))
-	} else if r.RPO.Measured {
-		head = "at most " + span(r.RPO.Max)
+	b.WriteByte('\n')
+	switch {
+	case !r.RPO.Measured:
+		wrap(b, "RPO  ", r.RPO.Statement)
+	case r.RPO.Basis == basisHeartbeat:
+		fmt.Fprintf(b, "RPO  between %s and %s\n", span(r.RPO.Min), span(r.RPO.Max))
+	default:
+		fmt.Fprintf(b, "RPO  at most %s\n", span(r.RPO.Max))
 	}
-	fmt.Fprintf(b, "\nRPO  %s\n", head)
 	rows := [][]string{}
 	add := func(name string, beat *BeatRecord) {
 		if beat != nil {
@@ -81,11 +91,16 @@ func (r *Record) summarizeRPO(b *strings.Builder) {
 	add("last inserted", r.RPO.LastInserted)
 	add("last restored", r.RPO.LastRestored)
 	add("first absent", r.RPO.FirstAbsent)
-	if !r.RPO.T.IsZero() {
+	if r.RPO.Measured {
 		rows = append(rows, []string{"measured from", "", r.RPO.T.Format(clockFormat), r.RPO.TBasis})
 	}
 	table(b, rows, []bool{false, true, false, false})
-	fmt.Fprintf(b, "  %s\n", r.RPO.Statement)
+	if r.RPO.Measured {
+		wrap(b, "  ", r.RPO.Statement)
+	}
+	if r.RPO.Measured && r.Source.Note != "" {
+		wrap(b, "  ", r.Source.Note)
+	}
 	objective(b, r.Objective.RPO, r.Objective.RPOVerdict)
 }
 
@@ -96,9 +111,8 @@ func (r *Record) summarizeRTO(b *strings.Builder) {
 	}
 	fmt.Fprintf(b, "\nRTO  %s\n", head)
 	if r.RTO.Wall > 0 {
-		fmt.Fprintf(b, "  from the first command to the last check; critical path %s, answering queries after %s\n", span(r.RTO.Critical), span(r.RTO.Ready))
+		fmt.Fprintf(b, "  from the first command to the last check; critical path %s, answering queries\n  after %s; detection: %s\n", span(r.RTO.Critical), span(r.RTO.Ready), r.RTO.Detection)
 	}
-	fmt.Fprintf(b, "  detection: %s\n", r.RTO.Detection)
 	objective(b, r.Objective.RTO, r.Objective.RTOVerdict)
 }
 
@@ -115,19 +129,71 @@ func (r *Record) summarizeChecks(b *strings.Builder) {
 	b.WriteString("\nChecks\n")
 	var rows [][]string
 	for _, c := range r.Checks {
-		found := c.Actual
-		if c.Verdict != "pass" && c.Detail != "" {
-			found = strings.TrimPrefix(found+"; "+c.Detail, "; ")
-		}
-		if c.Verdict == "fail" && c.Expected != "" {
-			found = "expected " + c.Expected + "; found " + found
-		}
-		rows = append(rows, []string{c.Verdict, c.ID, c.Tier, found})
+		rows = append(rows, []string{c.Verdict, shorten(c.ID, nameWidth), c.Tier, found(c)})
 	}
 	table(b, rows, []bool{false, false, false, false})
 }
 
+// found is what a check saw. A failed one is told in full among the reasons.
+func found(c engines.CheckResult) string {
+	switch {
+	case c.Verdict == "fail":
+		return "see above"
+	case c.Actual == "", c.Actual == c.Expected && c.Detail != "":
+		return c.Detail
+	}
+	return c.Actual
+}
+
+// summarizeLabels names what flatters the figures above, if there are any.
+func (r *Record) summarizeLabels(b *strings.Builder) {
+	if r.RTO.Wall == 0 || len(r.Labels) == 0 {
+		return
+	}
+	b.WriteString("\nTo be fair\n")
+	for _, l := range r.Labels {
+		wrap(b, "  ", l)
+	}
+}
+
 const clockFormat = "2006-01-02 15:04:05.000 MST"
+
+const (
+	textWidth = 80 // of prose; tables take what they need
+	nameWidth = 28 // of a check's name: a user's may be a whole statement
+)
+
+// wrap writes text after a lead, broken between words, later lines indented
+// by the lead's width. A word longer than a line (a hash) is left whole.
+func wrap(b *strings.Builder, lead, text string) {
+	indent := strings.Repeat(" ", utf8.RuneCountInString(lead))
+	b.WriteString(lead)
+	used := len(indent)
+	for n, word := range strings.Fields(text) {
+		width := utf8.RuneCountInString(word)
+		switch {
+		case n == 0:
+		case used+1+width > textWidth:
+			b.WriteString("\n" + indent)
+			used = len(indent)
+		default:
+			b.WriteByte(' ')
+			used++
+		}
+		b.WriteString(word)
+		used += width
+	}
+	b.WriteByte('\n')
+}
+
+// shorten cuts s to at most n characters, on one line.
+func shorten(s string, n int) string {
+	s = strings.Join(strings.Fields(s), " ")
+	if utf8.RuneCountInString(s) <= n {
+		return s
+	}
+	return string([]rune(s)[:n-1]) + "…"
+}
 
 // table writes rows in columns two spaces apart, indented by two.
 func table(b *strings.Builder, rows [][]string, right []bool) {

@@ -24,7 +24,7 @@ type problem struct {
 // drill; what this host, the store's reachability or the user is to blame for
 // means that nothing was proved.
 func judge(phase string, err error) problem {
-	p := problem{verdict: Unverified, reason: fmt.Sprintf("%s: %v", phase, err)}
+	p := problem{verdict: Unverified, reason: phase + ": " + oneLine(err)}
 	var gap *wal.GapError
 	switch {
 	case errors.Is(err, repo.ErrDamaged), errors.As(err, &gap), errors.Is(err, repo.ErrFork):
@@ -94,6 +94,9 @@ func checkReason(id, expected, actual, detail string) string {
 	}
 	return strings.Join(parts, ": ")
 }
+
+// oneLine is an error's text with joined errors on one line.
+func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
 
 func orNone(s string) string {
 	if s == "" {

@@ -81,7 +81,7 @@ func (a *app) runDrill(ctx context.Context, arg string, fl drillFlags) error {
 	if fl.serverLog {
 		q.Output = a.err
 	}
-	l := a.newLadder()
+	l := a.newLadder(fl.serverLog)
 	q.Progress = l.event
 	rec, err := verify.Drill(ctx, q)
 	l.done()
@@ -91,7 +91,7 @@ func (a *app) runDrill(ctx context.Context, arg string, fl drillFlags) error {
 	if a.json() {
 		err = a.printJSON(rec)
 	} else {
-		err = rec.Summary(a.out)
+		err = l.print(rec)
 	}
 	if err != nil {
 		return err
@@ -145,6 +145,7 @@ func (a *app) drillSource(ctx context.Context, arg string, q *verify.Request) (t
 	if err != nil {
 		// A dead source is what drills are for.
 		a.log.Info("the source cannot be reached; drilling without it", "error", err)
+		q.SourceNote = "the source could not be reached: " + err.Error()
 		return t, none, nil
 	}
 	q.Source = src
@@ -223,7 +224,19 @@ type phaseLadder struct {
 	open bool
 }
 
-func (a *app) newLadder() *phaseLadder { return &phaseLadder{a: a, tty: terminal(a.err)} }
+// newLadder rewrites lines only where nothing else is written between them.
+func (a *app) newLadder(serverLog bool) *phaseLadder {
+	return &phaseLadder{a: a, tty: terminal(a.err) && !a.flags.verbose && !serverLog}
+}
+
+// print leaves the phases out for whoever has just watched them.
+func (l *phaseLadder) print(rec *verify.Record) error {
+	if l.tty && terminal(l.a.out) {
+		fmt.Fprintln(l.a.err)
+		return rec.Outcome(l.a.out)
+	}
+	return rec.Summary(l.a.out)
+}
 
 func (l *phaseLadder) event(e verify.PhaseEvent) {
 	if l.a.json() {

@@ -12,7 +12,11 @@ import (
 func main() {
 	// The first Ctrl-C or SIGTERM asks every job to stop cleanly; a second
 	// one ends the process at once, since the handler is removed by then.
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ends := []os.Signal{os.Interrupt, syscall.SIGTERM}
+	if !signal.Ignored(syscall.SIGHUP) { // nohup's wish counts
+		ends = append(ends, syscall.SIGHUP) // the terminal was closed
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), ends...)
 	context.AfterFunc(ctx, stop)
 	a := newApp(os.Stdin, os.Stdout, os.Stderr, os.LookupEnv)
 	os.Exit(a.run(ctx, os.Args[1:]))

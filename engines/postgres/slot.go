@@ -195,7 +195,10 @@ func (l *logSource) Retained(ctx context.Context) ([]engines.Retained, error) {
 		}
 		out = append(out, engines.Retained{
 			Name: st.Name, Kind: slotKind, Active: st.Active, Position: at, Bytes: max(st.Bytes, 0),
-			State: st.State, Ours: strings.HasPrefix(st.Name, slotPrefix),
+			State: st.State,
+			// A one-shot backup's own slot ends with that backup: it is not
+			// left behind, and nobody may take it for a live streamer.
+			Ours: strings.HasPrefix(st.Name, slotPrefix) && !st.Temp,
 		})
 	}
 	return out, nil

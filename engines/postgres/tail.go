@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/holdfastdb/holdfast/engines"
 	"github.com/holdfastdb/holdfast/internal/hferr"
@@ -103,7 +104,7 @@ func (t *tail) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	pos, fallback, err := t.startAt(ctx, where)
+	pos, fallback, err := t.startAt(ctx, conn, where)
 	if err != nil {
 		return err
 	}
@@ -226,7 +227,7 @@ func (t *tail) statusInterval(ctx context.Context, conn *pgx.Conn) (time.Duratio
 // on. If the archive ends before that promise (the slot is newer than the
 // archive), the server may still have what is between: it is tried, and
 // fallback is where to go on if the server has removed it.
-func (t *tail) startAt(ctx context.Context, where whereabouts) (pos, fallback repo.Position, err error) {
+func (t *tail) startAt(ctx context.Context, conn *pgconn.PgConn, where whereabouts) (pos, fallback repo.Position, err error) {
 	floor := t.floor
 	if t.o.Temporary && t.o.From != 0 {
 		floor = t.o.From
@@ -239,8 +240,18 @@ func (t *tail) startAt(ctx context.Context, where whereabouts) (pos, fallback re
 	if end := endBefore(held, floor); !t.o.Temporary && end != 0 && end < floor {
 		pos, fallback = end, pos
 	}
-	if pos > where.Flushed {
-		err := hferr.New("resume the stream of "+t.l.name, &AheadError{Held: pos, Server: where.Flushed},
+	flushed := where.Flushed
+	if pos > flushed {
+		// Another writer (a one-shot backup, a stream that is draining) may
+		// have stored what the server wrote since it was asked: ask again.
+		now, err := locate(ctx, conn)
+		if err != nil {
+			return 0, 0, err
+		}
+		flushed = now.Flushed
+	}
+	if pos > flushed {
+		err := hferr.New("resume the stream of "+t.l.name, &AheadError{Held: pos, Server: flushed},
 			"the server was put back to an older state (a snapshot, lost writes) or is another copy of the same cluster: find out which; a new base backup under a new name is safe")
 		if t.recovery {
 			return 0, 0, err // a standby may only be behind

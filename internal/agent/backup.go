@@ -132,6 +132,7 @@ func (d Deps) capture(ctx context.Context, l *repo.Lineage, bw *repo.BackupWrite
 type catalog interface {
 	Backups(ctx context.Context) ([]repo.Manifest, error)
 	StatPack(ctx context.Context, p repo.PackInfo) error
+	Items(ctx context.Context, m *repo.Manifest, fn func(repo.Item) error) error
 }
 
 // parent is the newest committed backup, whose extents may be shared.
@@ -160,7 +161,20 @@ func (d Deps) parent(ctx context.Context, l catalog, full bool) (*repo.Manifest,
 			return nil, nil
 		}
 	}
+	// Other errors are the writer's, which reads the map with retries.
+	err = l.Items(ctx, last, func(repo.Item) error { return nil })
+	if errors.Is(err, repo.ErrDamaged) || errors.Is(err, repo.ErrNotFound) {
+		d.Log.Warn("the last backup's map cannot be read; taking a full one", "backup", last.ID, "error", err)
+		return nil, nil
+	}
 	return last, nil
+}
+
+func (r BackupRequest) logWait() time.Duration {
+	if r.LogWait == 0 {
+		return 2 * time.Minute
+	}
+	return r.LogWait
 }
 
 func (r BackupRequest) phase(name string) {
@@ -194,7 +208,7 @@ func (d Deps) openCoverage(ctx context.Context, l *repo.Lineage, r BackupRequest
 	for _, s := range left {
 		if s.Ours && s.Active {
 			d.Log.Info("a live streamer follows the log; relying on it", "slot", s.Name)
-			return &liveCoverage{d: d, l: l, stall: r.LogWait}, nil
+			return &liveCoverage{d: d, l: l, stall: r.logWait()}, nil
 		}
 	}
 	return d.startOwnLog(ctx, l, r, fail)
@@ -211,10 +225,6 @@ func (c *liveCoverage) own() bool             { return false }
 func (c *liveCoverage) close(context.Context) {}
 
 func (c *liveCoverage) wait(ctx context.Context, res engines.BackupResult) error {
-	stall := c.stall
-	if stall == 0 {
-		stall = 2 * time.Minute
-	}
 	last, since := repo.Position(0), c.d.Clock()
 	for {
 		refs, err := c.l.Segments(ctx, res.Branch, res.LogFrom)
@@ -228,7 +238,7 @@ func (c *liveCoverage) wait(ctx context.Context, res engines.BackupResult) error
 		if upTo > last {
 			last, since = upTo, c.d.Clock()
 		}
-		if c.d.Clock().Sub(since) > stall {
+		if c.d.Clock().Sub(since) > c.stall {
 			return hferr.New("wait for the log of this backup",
 				&wal.GapError{Branch: res.Branch, From: upTo, To: res.Stop},
 				"the live streamer makes no progress: look at its output and at holdfast status; the backup was not committed")

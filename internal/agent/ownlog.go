@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/holdfastdb/holdfast/engines"
+	"github.com/holdfastdb/holdfast/internal/hferr"
 	"github.com/holdfastdb/holdfast/internal/repo"
 	"github.com/holdfastdb/holdfast/wal"
 )
@@ -70,14 +71,40 @@ func (o *ownLog) wait(ctx context.Context, res engines.BackupResult) error {
 		end = max(end, o.beat(ctx))
 	}
 	o.until <- end
-	select {
-	case err := <-o.done:
-		if err != nil {
-			return err
+	stall := o.r.logWait()
+	idle := time.NewTimer(stall)
+	defer idle.Stop()
+	for last := o.arch.Durable(); ; {
+		changed := o.arch.Changed()
+		if at := o.arch.Durable(); at > last {
+			last = at
+			idle.Reset(stall)
 		}
-	case <-ctx.Done():
-		return context.Cause(ctx)
+		select {
+		case err := <-o.done:
+			if err != nil {
+				return err
+			}
+			return o.finish(ctx, end, stall)
+		case <-changed:
+		case <-idle.C:
+			return hferr.New("wait for the log of this backup",
+				errors.Join(&wal.GapError{From: last, To: end}, o.arch.Status().StoreErr),
+				"the log does not become durable: look at the store; the backup was not committed")
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
 	}
+}
+
+// finish stores what the log still has to say. A tail ends without an error
+// when ctx does, too: only the durable position proves the log.
+func (o *ownLog) finish(ctx context.Context, end repo.Position, stall time.Duration) error {
+	if at := o.arch.Durable(); at < end {
+		return errors.Join(&wal.GapError{From: at, To: end}, context.Cause(ctx))
+	}
+	ctx, cancel := context.WithTimeout(ctx, stall)
+	defer cancel()
 	return o.arch.Close(ctx, "shutdown")
 }
 
