@@ -17,6 +17,7 @@ import (
 // archive on the newest branch.
 type Goal struct {
 	Time     time.Time `json:"time,omitzero"`    // the state just before the first commit at or after it; source's clock
+	Point    *Point    `json:"point,omitempty"`  // an exact place instead of a time
 	Branch   string    `json:"branch,omitempty"` // branch to end on; "" = the newest that descends from the base
 	BackupID string    `json:"backup,omitempty"` // start from this base; "" = the newest that serves
 }
@@ -26,7 +27,8 @@ type RestorePlan struct {
 	Base    repo.Manifest `json:"-"`
 	Log     *wal.Plan     `json:"log"`
 	Goal    Goal          `json:"goal"`
-	EndTime time.Time     `json:"end_time"` // source's clock at the plan's last byte
+	Stop    *Stop         `json:"stop,omitempty"` // where the replay ends inside Log; nil: at its end
+	EndTime time.Time     `json:"end_time"`       // source's clock at the plan's last byte
 	Notes   []string      `json:"notes,omitempty"`
 }
 

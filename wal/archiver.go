@@ -83,6 +83,7 @@ type Archiver struct {
 	end       Position // of what was written
 	durable   Position
 	prev      link // of the segment to be sealed next
+	index     Indexer
 	open      *openSegment
 	queue     []*sealedSegment // in order, not durable yet
 	pending   int              // bytes in queue
@@ -154,6 +155,9 @@ func (a *Archiver) take(c Chunk) {
 		}
 		n := min(len(data), a.o.MaxSegment-len(a.open.data))
 		a.open.add(data[:n], c.SentTime)
+		if a.index != nil {
+			a.index.Add(a.end, data[:n])
+		}
 		a.end += Position(n)
 		data = data[n:]
 		if len(a.open.data) >= a.o.MaxSegment {
@@ -193,6 +197,10 @@ func (a *Archiver) seal(reason string) {
 		return
 	}
 	s := a.open.seal(a.branch.ID, reason, a.prev, a.beats, a.source, a.o.Clock())
+	if a.index != nil {
+		cut := a.index.Cut()
+		s.meta.Index = &cut
+	}
 	a.open, a.beats = nil, nil
 	a.prev = link{s.meta.End, s.hash}
 	a.queue = append(a.queue, s)
@@ -227,6 +235,9 @@ func (a *Archiver) Durable() Position {
 	defer a.mu.Unlock()
 	return a.durable
 }
+
+// Stored: see Intake.
+func (a *Archiver) Stored() Position { return a.Durable() }
 
 // Err: see Intake.
 func (a *Archiver) Err() error {

@@ -21,7 +21,7 @@ func archiving(t *testing.T, o ArchiverOptions, fn func(t *testing.T, a *Archive
 		l, faults := lineage(t)
 		a := NewArchiver(l, o)
 		defer func() { _ = a.Close(t.Context(), "shutdown") }()
-		must(t, a.Begin(t.Context(), root, 0))
+		must(t, a.Begin(t.Context(), root, 0, nil))
 		fn(t, a, l, faults)
 	})
 }
@@ -51,7 +51,7 @@ func TestSealedBySizeBoundaryAndShutdown(t *testing.T) {
 		must(t, a.Write(t.Context(), chunk("b1", 0, 250)))
 		a.Beat(beat(1, 240))
 		child := repo.Branch{ID: "b2", Parent: "b1", Fork: 250, Number: 2}
-		must(t, a.Begin(t.Context(), child, 250))
+		must(t, a.Begin(t.Context(), child, 250, nil))
 		if d := a.Durable(); d != 250 {
 			t.Fatalf("durable %d at the new branch", d)
 		}
@@ -151,7 +151,7 @@ func TestForkIsFinal(t *testing.T) {
 		}
 		for what, err := range map[string]error{
 			"Write": a.Write(t.Context(), chunk("b1", 45, 46)), "Flush": a.Flush(t.Context()),
-			"Begin": a.Begin(t.Context(), root, 45), "Close": a.Close(t.Context(), EventSourceLost),
+			"Begin": a.Begin(t.Context(), root, 45, nil), "Close": a.Close(t.Context(), EventSourceLost),
 		} {
 			if !errors.Is(err, repo.ErrFork) {
 				t.Errorf("%s after the fork: %v", what, err)
@@ -193,7 +193,7 @@ func TestResume(t *testing.T) {
 		l, _ := lineage(t)
 		run := func(start, from, to Position) Status {
 			a := NewArchiver(l, ArchiverOptions{})
-			must(t, a.Begin(t.Context(), root, start))
+			must(t, a.Begin(t.Context(), root, start, nil))
 			must(t, a.Write(t.Context(), chunk("b1", from, to)))
 			must(t, a.Close(t.Context(), "shutdown"))
 			return a.Status()
@@ -234,7 +234,7 @@ func TestBeginRefusesHoles(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			archiving(t, ArchiverOptions{}, func(t *testing.T, a *Archiver, l *repo.Lineage, _ *switchable) {
 				must(t, a.Write(t.Context(), chunk("b1", 0, 10)))
-				err := a.Begin(t.Context(), c.branch, c.at)
+				err := a.Begin(t.Context(), c.branch, c.at, nil)
 				gap := new(GapError)
 				switch {
 				case c.gap != nil && (!errors.As(err, &gap) || *gap != *c.gap):
@@ -263,14 +263,14 @@ func TestSwitchWaitsForTheOldBranch(t *testing.T) {
 		child := repo.Branch{ID: "b2", Parent: "b1", Fork: 10, Number: 2}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
-		if err := a.Begin(ctx, child, 10); !errors.Is(err, context.DeadlineExceeded) {
+		if err := a.Begin(ctx, child, 10, nil); !errors.Is(err, context.DeadlineExceeded) {
 			t.Fatalf("Begin: %v", err)
 		}
 		if d := a.Durable(); d != 0 {
 			t.Fatalf("durable %d", d)
 		}
 		faults.set(nil)
-		must(t, a.Begin(t.Context(), child, 10))
+		must(t, a.Begin(t.Context(), child, 10, nil))
 		held(t, l, "b1", 0, 10)
 	})
 }
@@ -347,7 +347,7 @@ func TestChangedBytesAreNotAcknowledged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l, _ := lineage(t)
 		a := newArchiver(liar{l}, ArchiverOptions{})
-		must(t, a.Begin(t.Context(), root, 0))
+		must(t, a.Begin(t.Context(), root, 0, nil))
 		must(t, a.Write(t.Context(), chunk("b1", 0, 10)))
 		if err := a.Flush(t.Context()); err == nil || a.Durable() != 0 {
 			t.Fatalf("durable %d, %v", a.Durable(), err)
@@ -379,10 +379,10 @@ func TestBeginBeforeThisRun(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l, _ := lineage(t)
 		a := NewArchiver(l, ArchiverOptions{})
-		must(t, a.Begin(t.Context(), root, 100))
+		must(t, a.Begin(t.Context(), root, 100, nil))
 		must(t, a.Write(t.Context(), chunk("b1", 100, 110)))
 		must(t, a.Flush(t.Context()))
-		must(t, a.Begin(t.Context(), root, 50))
+		must(t, a.Begin(t.Context(), root, 50, nil))
 		if d := a.Durable(); d != 50 {
 			t.Fatalf("durable %d, but 50 to 100 was never written", d)
 		}
@@ -398,7 +398,7 @@ func TestRewind(t *testing.T) {
 	archiving(t, ArchiverOptions{}, func(t *testing.T, a *Archiver, l *repo.Lineage, _ *switchable) {
 		must(t, a.Write(t.Context(), chunk("b1", 0, 10)))
 		must(t, a.Flush(t.Context()))
-		must(t, a.Begin(t.Context(), root, 4))
+		must(t, a.Begin(t.Context(), root, 4, nil))
 		if d := a.Durable(); d != 10 {
 			t.Errorf("durable %d after a rewind, was 10", d)
 		}

@@ -12,7 +12,7 @@ import (
 // server dropped log before this run) is not refused, or archiving could
 // never go on after a loss: it is logged, stays in Status, and coverage shows
 // the hole.
-func (a *Archiver) Begin(ctx context.Context, b repo.Branch, at Position) error {
+func (a *Archiver) Begin(ctx context.Context, b repo.Branch, at Position, ix Indexer) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if err := a.usable(); err != nil {
@@ -24,6 +24,7 @@ func (a *Archiver) Begin(ctx context.Context, b repo.Branch, at Position) error 
 		}
 		if b.ID == a.branch.ID && at >= a.start {
 			a.rewind(at)
+			a.index = ix
 			return nil
 		}
 	}
@@ -45,6 +46,7 @@ func (a *Archiver) Begin(ctx context.Context, b repo.Branch, at Position) error 
 	}
 	a.begun, a.branch, a.prev, a.hole = true, b, prev, hole
 	a.start, a.end, a.durable = at, at, at
+	a.index = ix
 	a.broadcast()
 	return nil
 }

@@ -58,7 +58,7 @@ func crashes(t *testing.T, seed uint64) {
 // writeSome sends up to a thousand chunks and stops at any point.
 func writeSome(t *testing.T, a *Archiver, from Position, rng *rand.Rand) Position {
 	t.Helper()
-	must(t, a.Begin(t.Context(), root, from))
+	must(t, a.Begin(t.Context(), root, from, nil))
 	end := from
 	for range rng.IntN(1000) {
 		next := end + Position(1+rng.IntN(40))
@@ -69,7 +69,7 @@ func writeSome(t *testing.T, a *Archiver, from Position, rng *rand.Rand) Positio
 		}
 		if rng.IntN(200) == 0 && end > from { // the connection breaks and starts a little earlier
 			end = from + Position(rng.IntN(int(end-from)))
-			must(t, a.Begin(t.Context(), root, end))
+			must(t, a.Begin(t.Context(), root, end, nil))
 		}
 	}
 	return max(end, a.Durable())

@@ -22,9 +22,10 @@ const (
 // Reader reads a plan's bytes. Safe for concurrent use; it caches a few
 // segments and reads one ahead; Close ends that.
 type Reader struct {
-	plan  *Plan
-	refs  [][]repo.SegmentRef // of each leg, ordered by start
-	cache *segmentCache
+	archive archive
+	plan    *Plan
+	refs    [][]repo.SegmentRef // of each leg, ordered by start
+	cache   *segmentCache
 }
 
 // NewReader lists the plan's segments once. *GapError if they no longer cover it.
@@ -36,7 +37,7 @@ func newReader(ctx context.Context, a archive, p *Plan) (*Reader, error) {
 	if err := p.Validate(); err != nil {
 		return nil, err
 	}
-	r := &Reader{plan: p, cache: newSegmentCache(func(ctx context.Context, ref repo.SegmentRef) ([]byte, error) {
+	r := &Reader{archive: a, plan: p, cache: newSegmentCache(func(ctx context.Context, ref repo.SegmentRef) ([]byte, error) {
 		return readSegment(ctx, a, ref)
 	})}
 	for _, leg := range p.Legs {
@@ -88,6 +89,27 @@ func (r *Reader) Copy(ctx context.Context, branch string, from, to Position, w i
 				return err
 			}
 			at += Position(len(data))
+		}
+	}
+	return nil
+}
+
+// Headers calls fn with the headers of the plan's segments that end after
+// from, in order of their starts along the plan, each with its leg. They are
+// read several at a time.
+func (r *Reader) Headers(ctx context.Context, from Position, fn func(Leg, *repo.SegmentMeta) error) error {
+	for i, leg := range r.plan.Legs {
+		refs := slices.DeleteFunc(slices.Clone(r.refs[i]), func(s repo.SegmentRef) bool { return s.End <= from })
+		for chunk := range slices.Chunk(refs, 4*metasAtOnce) {
+			metas, err := readMetas(ctx, r.archive, chunk)
+			if err != nil {
+				return err
+			}
+			for _, m := range metas {
+				if err := fn(leg, m); err != nil {
+					return err
+				}
+			}
 		}
 	}
 	return nil

@@ -184,8 +184,12 @@ func (x *Index) tail(ctx context.Context, branch string, since time.Time, fn fun
 	return nil
 }
 
-// metas reads headers, several at once, in the order given.
 func (x *Index) metas(ctx context.Context, refs []repo.SegmentRef) ([]*repo.SegmentMeta, error) {
+	return readMetas(ctx, x.a, refs)
+}
+
+// readMetas reads headers, several at once, in the order given.
+func readMetas(ctx context.Context, a archive, refs []repo.SegmentRef) ([]*repo.SegmentMeta, error) {
 	out, errs := make([]*repo.SegmentMeta, len(refs)), make([]error, len(refs))
 	var wg sync.WaitGroup
 	slots := make(chan struct{}, metasAtOnce)
@@ -193,7 +197,7 @@ func (x *Index) metas(ctx context.Context, refs []repo.SegmentRef) ([]*repo.Segm
 		slots <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-slots }()
-			out[i], errs[i] = x.a.ReadSegmentMeta(ctx, ref)
+			out[i], errs[i] = a.ReadSegmentMeta(ctx, ref)
 		})
 	}
 	wg.Wait()

@@ -184,7 +184,7 @@ func (t *tail) run(ctx context.Context) error {
 // take hands one piece to the intake, beginning its branch first if new.
 func (t *tail) take(ctx context.Context, p piece) error {
 	if p.branch.ID != t.branch {
-		if err := t.in.Begin(ctx, p.branch, t.pos); err != nil {
+		if err := t.in.Begin(ctx, p.branch, t.pos, nil); err != nil {
 			return err
 		}
 		if t.branch == "" && t.o.Ready != nil {

@@ -188,7 +188,7 @@ func (m *memoryIntake) broadcast() {
 	m.changed = make(chan struct{})
 }
 
-func (m *memoryIntake) Begin(_ context.Context, b repo.Branch, at repo.Position) error {
+func (m *memoryIntake) Begin(_ context.Context, b repo.Branch, at repo.Position, _ wal.Indexer) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	// What was not durable is lost with the process, as after a kill.
@@ -236,6 +236,8 @@ func (m *memoryIntake) Tick(time.Time) {
 	defer m.mu.Unlock()
 	m.ticks++
 }
+
+func (m *memoryIntake) Stored() repo.Position { return m.Durable() }
 
 func (m *memoryIntake) Durable() repo.Position {
 	m.mu.Lock()

@@ -107,7 +107,7 @@ func (r *branchRun) gone(err error) error {
 }
 
 func (r *branchRun) begin(ctx context.Context) error {
-	if err := r.t.in.Begin(ctx, r.branch, r.start); err != nil {
+	if err := r.t.in.Begin(ctx, r.branch, r.start, nil); err != nil {
 		return err
 	}
 	r.begun = true

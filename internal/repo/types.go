@@ -210,6 +210,44 @@ type Beat struct {
 	Pos Position  `json:"pos"` // a position at or after the beat's commit
 }
 
+// MarkKind says what a Mark is.
+type MarkKind string
+
+const (
+	MarkCommit       MarkKind = "commit"
+	MarkAbort        MarkKind = "abort"
+	MarkRestorePoint MarkKind = "restore-point"
+	MarkCheckpoint   MarkKind = "checkpoint"
+	MarkBranchEnd    MarkKind = "branch-end" // the server went on to another branch here
+)
+
+// Mark is one record of the log that a person can name.
+type Mark struct {
+	Kind  MarkKind  `json:"kind"`
+	Start Position  `json:"start"`         // where its record begins
+	End   Position  `json:"end"`           // where the record behind it begins
+	Time  time.Time `json:"time,omitzero"` // source's clock
+	ID    string    `json:"id,omitempty"`  // of a transaction: xid, GTID
+	Name  string    `json:"name,omitempty"`
+}
+
+// LogIndex says what a segment's log holds, so that a place in the log is
+// found without reading all of it. A record belongs to the segment that holds
+// its last byte.
+type LogIndex struct {
+	Complete    bool      `json:"complete"`        // every record that ends in the segment was seen
+	First       Position  `json:"first,omitempty"` // where the first record that begins in the segment begins; 0: none does
+	Commits     int64     `json:"commits,omitempty"`
+	Aborts      int64     `json:"aborts,omitempty"`
+	FirstCommit *Mark     `json:"first_commit,omitempty"`
+	LastCommit  *Mark     `json:"last_commit,omitempty"`
+	MinTime     time.Time `json:"min_time,omitzero"` // of commits and aborts, which need not be in order of time
+	MaxTime     time.Time `json:"max_time,omitzero"`
+	MinID       uint64    `json:"min_id,omitempty"` // of their transactions, where the engine numbers them
+	MaxID       uint64    `json:"max_id,omitempty"`
+	Marks       []Mark    `json:"marks,omitempty"` // restore points, checkpoints, branch ends; in order
+}
+
 // SegmentMeta is a segment's sealed header.
 type SegmentMeta struct {
 	Branch     string    `json:"branch"`
@@ -224,6 +262,7 @@ type SegmentMeta struct {
 	Sealed     time.Time `json:"sealed"`          // this host's clock
 	Reason     string    `json:"reason"`          // "time", "size", "boundary", "shutdown"
 	Beats      []Beat    `json:"beats,omitempty"` // acknowledged since the previous segment was sealed
+	Index      *LogIndex `json:"index,omitempty"` // nil: not known
 }
 
 // Note records what no segment could carry any more: beats acknowledged by a
