@@ -23,9 +23,16 @@ type ArchiverOptions struct {
 	Retry      time.Duration // how long a failing store is retried before Err; 0: for ever
 	Log        *slog.Logger
 	Clock      func() time.Time
-	// OnDurable is called after each segment is durable, in order. It must
-	// not call Begin, Flush or Close, which wait for it.
+	// OnDurable is called after each segment is durable in the store, in
+	// order. It must not call Begin, Flush or Close, which wait for it.
 	OnDurable func(repo.SegmentMeta)
+	// Spool, if there is one, answers for what the store does not hold yet:
+	// Durable follows it, Stored the store. Its owner closes it, after Close.
+	Spool Spool
+	// Fence is asked after every put, before anything that it stored counts:
+	// nil while this archiver is the log's one writer. An error that wraps
+	// ErrLeaseLost is final; others (the store could not be asked) are retried.
+	Fence func(ctx context.Context) error
 }
 
 func (o ArchiverOptions) withDefaults() ArchiverOptions {
@@ -81,8 +88,10 @@ type Archiver struct {
 	branch    repo.Branch
 	start     Position // where Begin put this run of the branch
 	end       Position // of what was written
-	durable   Position
-	prev      link // of the segment to be sealed next
+	stored    Position
+	synced    Position // in the spool
+	full      bool     // the spool, and Write waits for it
+	prev      link     // of the segment to be sealed next
 	index     Indexer
 	open      *openSegment
 	queue     []*sealedSegment // in order, not durable yet
@@ -96,14 +105,20 @@ type Archiver struct {
 	otherFrom time.Time
 	notes     []repo.SegmentMeta // durable, OnDurable not called yet
 	notifying bool
+
+	appended chan struct{} // the spool has bytes that are not synced
+	spoolRun int           // counts Spool.Begin
 }
 
 // NewArchiver starts an archiver; Close ends it.
 func NewArchiver(l *repo.Lineage, o ArchiverOptions) *Archiver { return newArchiver(l, o) }
 
 func newArchiver(st segmentStore, o ArchiverOptions) *Archiver {
-	a := &Archiver{store: st, o: o.withDefaults(), changed: make(chan struct{})}
+	a := &Archiver{store: st, o: o.withDefaults(), changed: make(chan struct{}), appended: make(chan struct{}, 1)}
 	a.ctx, a.cancel = context.WithCancel(context.Background())
+	if a.o.Spool != nil {
+		a.wg.Go(a.syncSpool)
+	}
 	return a
 }
 
@@ -115,6 +130,22 @@ func (a *Archiver) Write(ctx context.Context, c Chunk) error {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if err := a.room(ctx, c); err != nil {
+		return err
+	}
+	if a.o.Spool != nil {
+		// Not under the lock: whoever asks for a position must not wait for
+		// the disk. Only this goroutine moves the end.
+		if err := a.spool(ctx, c); err != nil {
+			return err
+		}
+	}
+	a.take(c)
+	return nil
+}
+
+// room waits until the chunk may be held in memory.
+func (a *Archiver) room(ctx context.Context, c Chunk) error {
 	for {
 		if err := a.usable(); err != nil {
 			return err
@@ -132,8 +163,8 @@ func (a *Archiver) Write(ctx context.Context, c Chunk) error {
 			return err
 		}
 		held := a.heldBytes()
-		if held == 0 || held+len(c.Data) <= a.o.MaxPending {
-			break
+		if held == 0 || held+len(c.Data) <= a.o.MaxPending || a.shed(held+len(c.Data)-a.o.MaxPending) {
+			return nil
 		}
 		if len(a.queue) == 0 {
 			a.seal(reasonSize) // or nothing would ever make room
@@ -142,8 +173,6 @@ func (a *Archiver) Write(ctx context.Context, c Chunk) error {
 			return err
 		}
 	}
-	a.take(c)
-	return nil
 }
 
 // take appends a chunk, sealing at every full segment.
@@ -224,20 +253,30 @@ func (a *Archiver) tick(source time.Time) {
 // Beat hands over an acknowledged heartbeat, to travel with the next segment.
 func (a *Archiver) Beat(b repo.Beat) {
 	a.mu.Lock()
-	defer a.mu.Unlock()
 	a.beats = append(a.beats, b)
 	a.tick(b.At)
+	keep := a.o.Spool != nil && a.begun && !a.closed && a.err == nil
+	a.mu.Unlock()
+	if keep {
+		a.spoolBeat(b)
+	}
 }
 
 // Durable: see Intake. It is 0 before the first Begin.
 func (a *Archiver) Durable() Position {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.durable
+	return a.durable()
 }
 
+func (a *Archiver) durable() Position { return max(a.stored, a.synced) }
+
 // Stored: see Intake.
-func (a *Archiver) Stored() Position { return a.Durable() }
+func (a *Archiver) Stored() Position {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.stored
+}
 
 // Err: see Intake.
 func (a *Archiver) Err() error {
@@ -269,7 +308,7 @@ func (a *Archiver) Flush(ctx context.Context) error {
 func (a *Archiver) drain(ctx context.Context) error {
 	for a.err == nil && (len(a.queue) > 0 || a.notifying) {
 		if err := a.wait(ctx); err != nil {
-			return fmt.Errorf("%d bytes of log are not durable yet: %w", a.heldBytes(), err)
+			return fmt.Errorf("%d bytes of log are not in the store yet: %w", a.waiting(), err)
 		}
 	}
 	return a.err
@@ -300,8 +339,21 @@ func (a *Archiver) usable() error {
 	return a.err
 }
 
-func (a *Archiver) heldBytes() int {
+// waiting is what is not in the store.
+func (a *Archiver) waiting() int {
 	n := a.pending
+	if a.open != nil {
+		n += len(a.open.data)
+	}
+	return n
+}
+
+// heldBytes is what is in memory.
+func (a *Archiver) heldBytes() int {
+	n := 0
+	for _, s := range a.queue {
+		n += len(s.data)
+	}
 	if a.open != nil {
 		n += len(a.open.data)
 	}

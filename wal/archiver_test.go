@@ -126,7 +126,7 @@ func TestBackPressure(t *testing.T) {
 		must(t, a.Write(t.Context(), chunk("b1", 40, 140))) // more than may ever wait
 		must(t, a.Flush(t.Context()))
 		held(t, l, "b1", 0, 140)
-		if s := a.Status(); s.StoreErr != nil || s.PendingBytes != 0 || s.Durable != 140 || !s.DurableTime.Equal(at(140)) {
+		if s := a.Status(); s.StoreErr != nil || s.PendingBytes != 0 || s.Durable != 140 || !s.StoredTime.Equal(at(140)) {
 			t.Errorf("after recovery: %+v", s)
 		}
 	})

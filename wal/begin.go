@@ -23,7 +23,9 @@ func (a *Archiver) Begin(ctx context.Context, b repo.Branch, at Position, ix Ind
 			return gap
 		}
 		if b.ID == a.branch.ID && at >= a.start {
-			a.rewind(at)
+			if err := a.rewind(at); err != nil {
+				return err
+			}
 			a.index = ix
 			return nil
 		}
@@ -44,8 +46,11 @@ func (a *Archiver) Begin(ctx context.Context, b repo.Branch, at Position, ix Ind
 	if err := a.usable(); err != nil {
 		return err
 	}
+	if err := a.beginSpool(b.ID, at); err != nil {
+		return err
+	}
 	a.begun, a.branch, a.prev, a.hole = true, b, prev, hole
-	a.start, a.end, a.durable = at, at, at
+	a.start, a.end, a.stored, a.synced = at, at, at, at
 	a.index = ix
 	a.broadcast()
 	return nil
@@ -68,12 +73,16 @@ func (a *Archiver) gapBefore(b repo.Branch, at Position) error {
 
 // rewind continues this run at a position inside it (a new connection). The
 // durable position stands: the bytes before it are in the store already.
-func (a *Archiver) rewind(at Position) {
+func (a *Archiver) rewind(at Position) error {
 	if at == a.end {
-		return
+		return nil
 	}
 	a.seal(reasonBoundary)
+	if err := a.beginSpool(a.branch.ID, at); err != nil {
+		return err
+	}
 	a.end = at
+	return nil
 }
 
 // record stores the branch and finds what the store holds just before at.

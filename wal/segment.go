@@ -51,13 +51,15 @@ type link struct {
 // sealedSegment is on its way into the store.
 type sealedSegment struct {
 	meta    repo.SegmentMeta
-	data    []byte
+	data    []byte // nil: in the spool
 	hash    string // what the store must report back
 	started bool
 	stored  bool
 	err     error     // of the last attempt; nil while none has failed
 	since   time.Time // this host's clock at the first failed attempt
 }
+
+func (s *sealedSegment) size() int { return int(s.meta.End - s.meta.Start) }
 
 // seal closes a segment. prev is taken over only if it ends where s starts.
 func (s *openSegment) seal(branch, reason string, prev link, beats []repo.Beat, source, now time.Time) *sealedSegment {

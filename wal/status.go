@@ -7,11 +7,13 @@ type Status struct {
 	Branch        string
 	Begun         Position  // where Begin put this run
 	Received      Position  // end of what was written
-	Durable       Position  // end of what is durable
-	DurableTime   time.Time // source's clock when the last durable byte was sent; zero: none in this run
+	Durable       Position  // end of what is durable where the user wants it
+	Stored        Position  // end of what is in the store
+	StoredTime    time.Time // source's clock when the last stored byte was sent; zero: none in this run
 	SourceTime    time.Time // source's clock at the last good round trip
 	OpenBytes     int       // in the segment not sealed yet
-	PendingBytes  int       // sealed, not durable
+	PendingBytes  int       // sealed, not in the store
+	SpoolFull     bool      // nothing more is received until the store has taken some
 	PendingBeats  int       // in no sealed segment yet
 	StoreErr      error     // of the latest attempt at what has failed longest; nil: the store answers
 	RetryingSince time.Time // this host's clock when that began
@@ -24,13 +26,16 @@ func (a *Archiver) Status() Status {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	s := Status{
-		Branch: a.branch.ID, Begun: a.start, Received: a.end, Durable: a.durable,
-		SourceTime: a.source, PendingBytes: a.pending, OpenBytes: a.heldBytes() - a.pending,
+		Branch: a.branch.ID, Begun: a.start, Received: a.end, Durable: a.durable(), Stored: a.stored,
+		SourceTime: a.source, PendingBytes: a.pending, SpoolFull: a.full,
 		PendingBeats: len(a.beats), Hole: a.hole, Err: a.err,
 		StoreErr: a.otherErr, RetryingSince: a.otherFrom,
 	}
+	if a.open != nil {
+		s.OpenBytes = len(a.open.data)
+	}
 	if a.last != nil {
-		s.DurableTime = a.last.LastTime
+		s.StoredTime = a.last.LastTime
 	}
 	for _, q := range a.queue {
 		if q.err != nil && !q.stored && (s.StoreErr == nil || q.since.Before(s.RetryingSince)) {

@@ -51,21 +51,7 @@ func (a *Archiver) dispatch() {
 
 func (a *Archiver) upload(s *sealedSegment) {
 	defer a.wg.Done()
-	var m repo.SegmentMeta
-	err := a.retry(a.ctx, func(ctx context.Context) error {
-		m = s.meta
-		return a.store.PutSegment(ctx, &m, s.data)
-	}, func(err error, since time.Time) {
-		a.mu.Lock()
-		defer a.mu.Unlock()
-		if s.err == nil {
-			a.o.Log.Warn("the store does not take the log; retrying", "branch", m.Branch, "start", m.Start.Key(), "err", err)
-		}
-		s.err, s.since = err, since
-	})
-	if err == nil && m.Hash != s.hash {
-		err = fmt.Errorf("stored as %s but received as %s: the bytes changed in memory", m.Hash, s.hash)
-	}
+	m, err := a.put(s)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.running--
@@ -83,7 +69,37 @@ func (a *Archiver) upload(s *sealedSegment) {
 	a.notify()
 }
 
-// advance moves the durable position over the stored segments at the queue's
+// put stores one segment, and makes sure that it counts.
+func (a *Archiver) put(s *sealedSegment) (repo.SegmentMeta, error) {
+	failed := func(err error, since time.Time) {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		if s.err == nil {
+			a.o.Log.Warn("the store does not take the log; retrying", "branch", s.meta.Branch, "start", s.meta.Start.Key(), "err", err)
+		}
+		s.err, s.since = err, since
+	}
+	m, data := s.meta, s.data
+	if data == nil {
+		var err error
+		if data, err = a.o.Spool.Read(m.Branch, m.Start, m.End); err != nil {
+			return m, fmt.Errorf("read back from the spool: %w", err)
+		}
+	}
+	err := a.retry(a.ctx, func(ctx context.Context) error {
+		m = s.meta
+		return a.store.PutSegment(ctx, &m, data)
+	}, failed)
+	if err == nil && m.Hash != s.hash {
+		err = fmt.Errorf("stored as %s but received as %s: the bytes changed on their way", m.Hash, s.hash)
+	}
+	if err == nil && a.o.Fence != nil {
+		err = a.retry(a.ctx, a.o.Fence, failed)
+	}
+	return m, err
+}
+
+// advance moves the stored position over the stored segments at the queue's
 // head. A segment stored ahead of an earlier one waits here for it.
 func (a *Archiver) advance() {
 	if a.err != nil {
@@ -93,12 +109,12 @@ func (a *Archiver) advance() {
 		s := a.queue[0]
 		a.queue[0] = nil
 		a.queue = a.queue[1:]
-		a.pending -= int(s.meta.End - s.meta.Start)
-		a.durable = max(a.durable, s.meta.End)
+		a.pending -= s.size()
+		a.stored = max(a.stored, s.meta.End)
 		a.last = &s.meta
 		a.notes = append(a.notes, s.meta)
 		if s.err != nil {
-			a.o.Log.Info("the store takes the log again", "branch", s.meta.Branch, "durable", a.durable.Key())
+			a.o.Log.Info("the store takes the log again", "branch", s.meta.Branch, "stored", a.stored.Key())
 		}
 	}
 	a.broadcast()
@@ -114,12 +130,13 @@ func (a *Archiver) notify() {
 	for len(a.notes) > 0 {
 		notes := a.notes
 		a.notes = nil
-		if a.o.OnDurable == nil {
-			continue
-		}
+		branch, stored := a.branch.ID, a.stored
 		a.mu.Unlock()
+		a.trimSpool(branch, stored)
 		for _, m := range notes {
-			a.o.OnDurable(m)
+			if a.o.OnDurable != nil {
+				a.o.OnDurable(m)
+			}
 		}
 		a.mu.Lock()
 	}
@@ -152,7 +169,7 @@ func (a *Archiver) retry(ctx context.Context, op func(context.Context) error, fa
 		switch {
 		case err == nil:
 			return nil
-		case errors.Is(err, repo.ErrFork):
+		case errors.Is(err, repo.ErrFork), errors.Is(err, ErrLeaseLost):
 			return err
 		case ctx.Err() != nil:
 			return fmt.Errorf("%w (last: %w)", ctx.Err(), err)
@@ -208,6 +225,8 @@ func (a *Archiver) finalize(what string, err error) error {
 func final(what string, err error) error {
 	hint := "Nothing beyond the durable position was acknowledged; the server keeps its log. Mend the store, then start streaming again."
 	switch {
+	case errors.Is(err, ErrLeaseLost):
+		hint = "Another holdfast follows this log now; nothing beyond the durable position was acknowledged. Stop one of the two."
 	case errors.Is(err, repo.ErrFork) && errors.Is(err, repo.ErrDamaged):
 		hint = "The archive holds an object here that cannot be read, so it is not known to be this log. Nothing was overwritten or acknowledged. " +
 			"Find out what happened to it (holdfast verify); once it has been moved away, start streaming again."
