@@ -126,8 +126,14 @@ type LogSource interface {
 
 // TailOptions go with one Tail.
 type TailOptions struct {
-	Held      func(ctx context.Context, branch string) ([]wal.Range, error)
+	Held func(ctx context.Context, branch string) ([]wal.Range, error)
+	// Archived returns [from, to) of the log held, as seen on a branch. Tail
+	// compares it with what the server sends, so that a copy that went its own
+	// way on the same branch is found before its log is taken for the same
+	// history. nil: not compared.
+	Archived  func(ctx context.Context, branch string, from, to repo.Position) ([]byte, error)
 	Temporary bool                 // use a temporary slot (a one-shot backup)
+	Spooled   bool                 // Durable runs ahead of Stored: what the server keeps for us follows Stored
 	From      repo.Position        // with Temporary: start here; 0: where the temporary slot begins, which serves a backup begun after Ready
 	Ready     func(repo.Position)  // called once streaming has begun, with its first position
 	Until     <-chan repo.Position // receives once: stop when this position is durable; nil: never
@@ -140,7 +146,8 @@ type TailStatus struct {
 	ServerEnd  repo.Position // end of the server's log
 	Received   repo.Position
 	Durable    repo.Position
-	ServerTime time.Time // server's clock at its last message
+	ServerTime time.Time     // server's clock at its last message
+	Silent     time.Duration // how long we have been waiting for the server to say anything
 }
 
 // Retained is one thing left on a server.

@@ -56,7 +56,8 @@ type tail struct {
 	l    *logSource
 	o    engines.TailOptions
 	in   wal.Intake
-	slot string
+	slot string // keeps the server's log for us
+	over string // the slot that is streamed over: the same, or a temporary one
 
 	segment  int64         // bytes of a WAL segment
 	recovery bool          // the source is a standby
@@ -64,6 +65,7 @@ type tail struct {
 	floor    repo.Position // the server has its log from here, by the slot's promise
 	until    *repo.Position
 	ready    bool // o.Ready has been called
+	noLead   bool // the server no longer has what is before the first byte wanted
 }
 
 // Tail streams the log into in; see engines.LogSource. Every error may be
@@ -88,17 +90,14 @@ func (t *tail) run(ctx context.Context) error {
 			t.l.hangUp(conn)
 		}
 	}()
-	if t.o.Temporary {
-		t.slot, err = temporarySlotName(t.l.name)
-		if err != nil {
-			return err
-		}
-		if err := createSlot(ctx, conn, t.slot, true); err != nil {
-			return t.l.slotError("make a temporary replication slot", err)
-		}
+	if err := t.temporarySlot(ctx, conn); err != nil {
+		return err
 	}
 	if err := t.prepare(ctx); err != nil {
 		return err
+	}
+	if t.o.Spooled {
+		defer t.advanceSlot(ctx)()
 	}
 	where, err := locate(ctx, conn)
 	if err != nil {
@@ -111,9 +110,24 @@ func (t *tail) run(ctx context.Context) error {
 	for {
 		i := owner(where.Path, pos)
 		branch := where.Path[i]
-		next, taken, err := t.branch(ctx, conn, branch, pos, where.Flushed)
+		lead, err := t.leadUp(ctx, where.Path, branch, pos)
+		if err != nil {
+			return err
+		}
+		next, taken, err := t.branch(ctx, conn, branch, lead, where.Flushed)
 		if taken {
 			conn = nil
+		}
+		if errors.Is(err, errLeadGone) {
+			t.l.log.Info("the server no longer has the log before the first byte wanted: it cannot be compared with the archive", "at", FormatLSN(pos))
+			t.noLead = true
+			if conn, err = t.l.replication(ctx, nil); err != nil {
+				return err
+			}
+			if err := t.temporarySlot(ctx, conn); err != nil {
+				return err
+			}
+			continue
 		}
 		var gone *LogGoneError
 		if errors.As(err, &gone) && fallback != 0 && gone.From == pos {
@@ -122,6 +136,9 @@ func (t *tail) run(ctx context.Context) error {
 				"branch", branch.ID, "from", FormatLSN(pos), "to", FormatLSN(fallback))
 			pos, fallback = fallback, 0
 			if conn, err = t.l.replication(ctx, nil); err != nil {
+				return err
+			}
+			if err := t.temporarySlot(ctx, conn); err != nil {
 				return err
 			}
 			continue
@@ -169,8 +186,8 @@ func temporarySlotName(database string) (string, error) {
 }
 
 const (
-	statusEvery  = 5 * time.Second  // at most, between unasked status messages
-	streamStall  = 60 * time.Second // without any answer: the connection is dead
+	statusEvery  = 2500 * time.Millisecond // at most, between unasked status messages, each of which asks for an answer
+	streamStall  = 20 * time.Second        // without any answer: the connection is dead
 	askedAgain   = 100 * time.Millisecond
 	shutdownWait = 20 * time.Second
 )

@@ -26,34 +26,31 @@ type branchRun struct {
 	t      *tail
 	link   *link
 	branch repo.Branch
-	start  repo.Position
-	taken  repo.Position // end of what the intake has
+	lead   lead
+	start  repo.Position // where the intake begins
+	taken  repo.Position // end of what was received: the lead, then what the intake has
 	begun  bool
 	rep    *reporter
 }
 
-// branch streams from pos until ctx ends, Until is durable (nil, nil), the
+// branch streams from the lead's end until ctx ends, Until is durable (nil, nil), the
 // timeline ends (a continuation) or something fails. taken says that conn was
 // used up.
-func (t *tail) branch(ctx context.Context, conn *pgconn.PgConn, b repo.Branch, pos, flushed repo.Position) (next *continuation, taken bool, err error) {
-	l, err := t.start(ctx, conn, b, pos)
+func (t *tail) branch(ctx context.Context, conn *pgconn.PgConn, b repo.Branch, up lead, flushed repo.Position) (next *continuation, taken bool, err error) {
+	l, err := t.start(ctx, conn, b, up.from)
 	if err != nil {
 		return nil, false, err
 	}
-	next, err = t.follow(ctx, l, b, pos, flushed)
+	next, err = t.follow(ctx, l, b, up, flushed)
 	return next, true, err
 }
 
-func (t *tail) follow(ctx context.Context, l *link, b repo.Branch, pos, flushed repo.Position) (*continuation, error) {
-	r := &branchRun{t: t, link: l, branch: b, start: pos, taken: pos}
+func (t *tail) follow(ctx context.Context, l *link, b repo.Branch, up lead, flushed repo.Position) (*continuation, error) {
+	r := &branchRun{t: t, link: l, branch: b, lead: up, start: up.to, taken: up.from}
 	r.rep = newReporter(r, flushed)
-	// Where bytes are waiting, the intake is told only when the first has
-	// come: the server finds out only now whether it still has them.
-	if pos >= flushed {
-		if err := r.begin(ctx); err != nil {
-			l.close()
-			return nil, err
-		}
+	if err := r.beginIdle(ctx); err != nil {
+		l.close()
+		return nil, err
 	}
 	err := r.loop(ctx)
 	if !errors.Is(err, errEndOfTimeline) {
@@ -79,7 +76,7 @@ const slotPatience = 3 * time.Second
 
 func (t *tail) start(ctx context.Context, conn *pgconn.PgConn, b repo.Branch, pos repo.Position) (*link, error) {
 	for deadline := time.Now().Add(slotPatience); ; {
-		l, err := startReplication(ctx, conn, t.slot, pos, b.Number, t.l.stall)
+		l, err := startReplication(ctx, conn, t.over, pos, b.Number, t.l.stall)
 		var pgErr *pgconn.PgError
 		if !errors.As(err, &pgErr) || pgErr.Code != stateObjectInUse {
 			return l, err
@@ -99,11 +96,24 @@ func (t *tail) start(ctx context.Context, conn *pgconn.PgConn, b repo.Branch, po
 // gone says exactly what is missing when the server cannot find a segment.
 func (r *branchRun) gone(err error) error {
 	var pgErr *pgconn.PgError
-	if errors.As(err, &pgErr) && pgErr.Code == stateNoFile && r.taken == r.start {
+	if errors.As(err, &pgErr) && pgErr.Code == stateNoFile && r.taken == r.lead.from {
+		if r.lead.from < segmentStart(r.start, r.t.segment) {
+			return errLeadGone // the segment wanted may be there all the same
+		}
 		return engines.Permanent(hferr.New("stream the log of "+r.t.l.name, &LogGoneError{Branch: r.branch.ID, From: r.start},
 			"the server said: "+pgErr.Message+"\nkeep what is stored; drop the slot (holdfast slot drop "+r.t.l.name+"), start the stream again and take a new base backup"))
 	}
 	return err
+}
+
+// beginIdle begins where the server has no byte yet that we want. Where bytes
+// are waiting, the intake is told only when the first has come: the server
+// finds out only then whether it still has them.
+func (r *branchRun) beginIdle(ctx context.Context) error {
+	if r.begun || r.taken != r.start || r.start < r.rep.serverEnd() {
+		return nil
+	}
+	return r.begin(ctx)
 }
 
 func (r *branchRun) begin(ctx context.Context) error {
@@ -196,15 +206,33 @@ func (r *branchRun) take(ctx context.Context, a arrival) error {
 		if a.Pos != r.taken {
 			return fmt.Errorf("%w: log at %s in place of %s", errStream, FormatLSN(a.Pos), FormatLSN(r.taken))
 		}
-		if !r.begun {
-			if err := r.begin(ctx); err != nil {
-				return err
-			}
-		}
-		if err := r.t.in.Write(ctx, wal.Chunk{Pos: a.Pos, Data: a.Data, SentTime: a.Sent}); err != nil {
+		data, err := r.compare(a.Data)
+		if err != nil {
 			return err
 		}
-		r.taken = a.Pos + repo.Position(len(a.Data))
+		if err := r.write(ctx, data, a.Sent); err != nil {
+			return err
+		}
 	}
-	return r.rep.took(a, r.taken)
+	if err := r.rep.took(a, r.taken); err != nil {
+		return err
+	}
+	return r.beginIdle(ctx)
+}
+
+// write hands log to the intake, from its beginning on.
+func (r *branchRun) write(ctx context.Context, data []byte, sent time.Time) error {
+	if len(data) == 0 {
+		return nil
+	}
+	if !r.begun {
+		if err := r.begin(ctx); err != nil {
+			return err
+		}
+	}
+	if err := r.t.in.Write(ctx, wal.Chunk{Pos: r.taken, Data: data, SentTime: sent}); err != nil {
+		return err
+	}
+	r.taken += repo.Position(len(data))
+	return nil
 }

@@ -33,6 +33,13 @@ func newReporter(r *branchRun, end repo.Position) *reporter {
 	return &reporter{r: r, wake: make(chan struct{}, 1), taken: r.taken, end: end}
 }
 
+// serverEnd is the end of the server's log, as far as it said.
+func (p *reporter) serverEnd() repo.Position {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.end
+}
+
 func (p *reporter) began() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -163,7 +170,8 @@ func (p *reporter) show() {
 		return
 	}
 	p.shown = now
-	st := engines.TailStatus{Branch: p.r.branch.ID, ServerEnd: p.end, Received: p.taken, Durable: p.durable(), ServerTime: p.clock}
+	st := engines.TailStatus{Branch: p.r.branch.ID, ServerEnd: p.end, Received: p.taken, Durable: p.durable(), ServerTime: p.clock,
+		Silent: p.r.link.silent()}
 	p.mu.Unlock()
 	p.r.t.o.Status(st)
 }

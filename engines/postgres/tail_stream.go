@@ -94,6 +94,8 @@ type link struct {
 	ended    chan struct{} // closed when the reader has ended, after err
 	err      error         // why: errEndOfTimeline, ErrServerStopped, the server's error, I/O
 	stopping atomic.Bool   // nobody listens any more
+	waiting  atomic.Int64  // since when the reader waits for the server, by the link's age; 0: it does not
+	made     time.Time
 	stall    time.Duration
 	write    sync.Mutex
 }
@@ -130,7 +132,7 @@ func startReplication(ctx context.Context, conn *pgconn.PgConn, slot string, pos
 				return nil, err
 			}
 			l := &link{hijacked: hijacked, conn: hijacked.Conn, stall: stall,
-				arrivals: make(chan arrival, queued), ended: make(chan struct{})}
+				arrivals: make(chan arrival, queued), ended: make(chan struct{}), made: time.Now()}
 			go l.read()
 			return l, nil
 		default:
@@ -149,7 +151,9 @@ func (l *link) read() {
 			l.err = err
 			return
 		}
+		l.waiting.Store(int64(max(time.Since(l.made), 1)))
 		msg, err := l.hijacked.Frontend.Receive()
+		l.waiting.Store(0)
 		if err != nil {
 			var timeout net.Error
 			if errors.As(err, &timeout) && timeout.Timeout() {
@@ -185,6 +189,16 @@ func (l *link) read() {
 			return
 		}
 	}
+}
+
+// silent is how long the reader has been waiting for the server. A reader
+// that does not read, because the intake is full, waits for nobody.
+func (l *link) silent() time.Duration {
+	since := time.Duration(l.waiting.Load())
+	if since == 0 {
+		return 0
+	}
+	return time.Since(l.made) - since
 }
 
 // send writes one status. Safe for concurrent use.
