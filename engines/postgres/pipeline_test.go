@@ -60,12 +60,12 @@ func (a *pipeline) stream() {
 	if err := a.src.Log().Prepare(a.t.Context()); err != nil {
 		a.t.Fatal(err)
 	}
-	a.arch = wal.NewArchiver(a.lineage, wal.ArchiverOptions{FlushEvery: 50 * time.Millisecond, Log: slog.New(slog.DiscardHandler), Clock: time.Now})
+	a.arch = a.newArchiver()
 	ctx, cancel := context.WithCancel(a.t.Context())
 	ready := make(chan struct{})
 	a.ended = make(chan error, 1)
 	go func() {
-		a.ended <- a.src.Log().Tail(ctx, engines.TailOptions{Held: a.held, Ready: func(repo.Position) { close(ready) }}, a.arch)
+		a.ended <- a.src.Log().Tail(ctx, engines.TailOptions{Held: a.held, Archived: a.archived, Ready: func(repo.Position) { close(ready) }}, a.arch)
 	}()
 	select {
 	case <-ready:
@@ -82,6 +82,10 @@ func (a *pipeline) stream() {
 			a.t.Errorf("close the archiver: %v", err)
 		}
 	}
+}
+
+func (a *pipeline) newArchiver() *wal.Archiver {
+	return wal.NewArchiver(a.lineage, wal.ArchiverOptions{FlushEvery: 50 * time.Millisecond, Log: slog.New(slog.DiscardHandler), Clock: time.Now})
 }
 
 func (a *pipeline) held(ctx context.Context, branch string) ([]wal.Range, error) {
