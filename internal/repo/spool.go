@@ -43,8 +43,10 @@ func (l *Lineage) NewSpoolFile(name string) (*SpoolFile, error) {
 	return &SpoolFile{c: c, coders: &l.keys.coders}, nil
 }
 
-// OpenSpoolFile derives the key of an existing file from its first unit.
-// ErrDamaged, ErrFormat; ErrKey when its epoch is not at hand.
+// OpenSpoolFile derives the key of an existing file from its first unit, and
+// makes sure by it that the key is the right one: a file of other keys must
+// not pass for one whose frames are all torn. ErrDamaged, ErrFormat; ErrKey
+// when its epoch is not at hand.
 func (l *Lineage) OpenSpoolFile(head []byte, name string) (*SpoolFile, error) {
 	if err := checkName("spool file", name); err != nil {
 		return nil, err
@@ -53,13 +55,20 @@ func (l *Lineage) OpenSpoolFile(head []byte, name string) (*SpoolFile, error) {
 	if err != nil {
 		return nil, fmt.Errorf("spool file %s: %w", name, err)
 	}
-	return &SpoolFile{c: c, coders: &l.keys.coders}, nil
+	f := &SpoolFile{c: c, coders: &l.keys.coders}
+	if _, err := f.Open(nil, 0, head[headerSize:]); err != nil {
+		return nil, fmt.Errorf("spool file %s: its header was sealed with other keys, or: %w", name, err)
+	}
+	return f, nil
 }
 
-// Header is the file's first unit.
+// Header is the file's first unit: F8's header and an empty frame 0, which
+// authenticates it.
 func (f *SpoolFile) Header() []byte {
 	head := f.c.head.bytes()
-	return append(head[:], make([]byte, SpoolUnit-headerSize)...)
+	b := binary.BigEndian.AppendUint32(head[:], 1+tagSize)
+	b = f.c.seal(b, 0, false, []byte{algRaw})
+	return append(b, make([]byte, SpoolUnit-len(b))...)
 }
 
 // Seal appends to dst the frame for the place unit, padded to whole units.
@@ -98,9 +107,9 @@ func SpoolFrameSize(first []byte) int {
 }
 
 // Open authenticates the frame at the place unit and appends its plaintext to
-// dst. frame is SpoolFrameSize bytes, or more. ErrDamaged.
+// dst. frame may be longer. ErrDamaged.
 func (f *SpoolFile) Open(dst []byte, unit uint32, frame []byte) ([]byte, error) {
-	if size := SpoolFrameSize(frame); size == 0 || size > len(frame) {
+	if SpoolFrameSize(frame) == 0 || int64(binary.BigEndian.Uint32(frame)) > int64(len(frame)-4) {
 		return nil, fmt.Errorf("%w: no frame at unit %d", ErrDamaged, unit)
 	}
 	n := binary.BigEndian.Uint32(frame)

@@ -30,6 +30,14 @@ func TestSpoolFrames(t *testing.T) {
 			if encrypted && len(plain) > 0 && bytes.Contains(frame, plain[:9]) {
 				t.Error("plaintext in the file")
 			}
+			head := func(flip int) error {
+				h, name := w.Header(), "b"
+				if flip >= 0 {
+					h[flip], name = h[flip]^1, "a"
+				}
+				_, err := l.OpenSpoolFile(h, name)
+				return err
+			}
 			open := func(name string, unit uint32, frame []byte) error {
 				r, err := l.OpenSpoolFile(w.Header(), name)
 				if err != nil {
@@ -44,13 +52,23 @@ func TestSpoolFrames(t *testing.T) {
 			if err := open("a", unit, frame); err != nil {
 				t.Error(err)
 			}
+			other := func(unit uint32, frame []byte) error {
+				b, err := l.NewSpoolFile("a")
+				if err != nil {
+					t.Fatal(err)
+				}
+				_, err = b.Open(nil, unit, frame)
+				return err
+			}
 			flipped := bytes.Clone(frame)
 			flipped[7] ^= 4
 			for what, err := range map[string]error{
-				"another place": open("a", unit+1, frame),
-				"another file":  open("b", unit, frame),
-				"cut off":       open("a", unit, frame[:len(frame)-SpoolUnit]),
-				"flipped":       open("a", unit, flipped),
+				"another place":         open("a", unit+1, frame),
+				"another file":          other(unit, frame),
+				"cut off":               open("a", unit, frame[:20]),
+				"flipped":               open("a", unit, flipped),
+				"salt flipped":          head(24),
+				"another file's header": head(-1),
 			} {
 				if !errors.Is(err, ErrDamaged) {
 					t.Errorf("%s: %v", what, err)
