@@ -64,9 +64,14 @@ type FS interface {
 // opened is only read.
 type File interface {
 	io.Writer
+	io.WriterAt // does not move where Write goes on
 	io.ReaderAt
 	io.Closer
 	Stat() (fs.FileInfo, error)
 	// Sync makes the contents durable, not the names that lead to them.
 	Sync() error
+	// Datasync does the same, and leaves out what reading the contents does
+	// not need (times). Where a write only replaced bytes, that spares the
+	// file system's journal.
+	Datasync() error
 }

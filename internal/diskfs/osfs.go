@@ -169,10 +169,20 @@ func (o *OS) Present() error {
 
 func (o *OS) Close() error { return o.root.Close() }
 
+// osFile is a file of the operating system.
+type osFile struct{ *os.File }
+
+func (f osFile) Datasync() error {
+	if err := datasync(f.File); err != nil {
+		return &fs.PathError{Op: "fdatasync", Path: f.Name(), Err: err}
+	}
+	return nil
+}
+
 // orNil keeps a nil *os.File from becoming a non-nil File.
 func orNil(f *os.File, err error) (File, error) {
 	if err != nil {
 		return nil, err
 	}
-	return f, nil
+	return osFile{f}, nil
 }

@@ -87,7 +87,7 @@ func (o *outsider) must(err error) {
 // frame is F8 and F9.
 func (o *outsider) frame(head []byte, name string, n uint32, last byte, stored []byte) []byte {
 	o.t.Helper()
-	labels := strings.Fields("- pack map segment manifest lineage branch intent note record repository")
+	labels := strings.Fields("- pack map segment manifest lineage branch intent note record repository spool")
 	key := o.derive(o.epochs[binary.BigEndian.Uint32(head[12:16])], head[16:48], "holdfast/0 object "+labels[head[9]])
 	block, err := aes.NewCipher(key)
 	o.must(err)

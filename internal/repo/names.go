@@ -8,7 +8,7 @@ import (
 	"github.com/holdfastdb/holdfast/internal/blob"
 )
 
-// Object keys (F1). Numbers are zero-padded, so that listing order is the
+// Object keys (F1; F26 is reserved). Numbers are zero-padded, so that listing order is the
 // order of positions or times.
 const (
 	keyRepo    = "repo.json"
@@ -43,6 +43,9 @@ func noteKey(lineage, id string) string       { return notePrefix(lineage) + id 
 func recordPrefix(lineage string) string      { return linPrefix(lineage) + "record/" }
 func recordKey(lineage, id string) string     { return recordPrefix(lineage) + id + ".json" }
 func logPrefix(lineage, branch string) string { return linPrefix(lineage) + "log/" + branch + "/" }
+
+// spoolKey is what a spool file is bound to; no object has this key.
+func spoolKey(lineage, name string) string { return "spool/" + lineage + "/" + name }
 
 func segmentKey(lineage string, ref SegmentRef) string {
 	return fmt.Sprintf("%s%d/%s-%s", logPrefix(lineage, ref.Branch), ref.Level, ref.Start.Key(), ref.End.Key())

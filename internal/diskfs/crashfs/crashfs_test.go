@@ -212,3 +212,39 @@ func TestFull(t *testing.T) {
 		t.Errorf("what fitted is %q", got)
 	}
 }
+
+// TestWriteAt: an unsynced write in place loses any of its sectors, and never
+// what was synced beside it.
+func TestWriteAt(t *testing.T) {
+	old, later := bytes.Repeat([]byte("a"), 2048), bytes.Repeat([]byte("b"), 1024)
+	seen := outcomes(t, func(f *FS) error {
+		h, err := f.Create("x", 0o600)
+		if err != nil {
+			return err
+		}
+		_, err = h.WriteAt(old, 0)
+		err = errors.Join(err, h.Datasync(), f.SyncDir("."))
+		_, werr := h.WriteAt(later, 512)
+		return errors.Join(err, werr)
+	}, func(f *FS) string {
+		b := body("x")(f)
+		return b[:1] + b[512:513] + b[1024:1025] + b[1536:1537] + fmt.Sprint(len(b))
+	})
+	only(t, "written in place", seen, "aaaa2048", "abaa2048", "aaba2048", "abba2048", "a\x00\x00a2048")
+
+	f := New(1, nil)
+	f.SetFree(10)
+	h, err := f.Create("x", 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.WriteAt([]byte("12345678"), 0); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := h.WriteAt([]byte("abcdefgh"), 4); n != 6 || !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("%d bytes, %v", n, err)
+	}
+	if _, err := h.WriteAt([]byte("zzzz"), 0); err != nil || body("x")(f) != "zzzzabcdef" {
+		t.Errorf("%v, %q", err, body("x")(f))
+	}
+}

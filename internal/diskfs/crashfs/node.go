@@ -28,8 +28,27 @@ type node struct {
 }
 
 type write struct {
-	off  int64
-	data []byte
+	off     int64
+	data    []byte
+	sectors bool // torn anywhere, not only at its end
+}
+
+// sector is what a disk writes whole or not at all, bytes.
+const sector = 512
+
+// tear returns data with the part of w that a torn write leaves.
+func (w write) tear(data []byte, rng *rand.Rand) []byte {
+	if !w.sectors {
+		return patch(data, w.data[:rng.IntN(len(w.data)+1)], w.off)
+	}
+	for from := int64(0); from < int64(len(w.data)); {
+		to := min(int64(len(w.data)), (w.off+from)/sector*sector+sector-w.off)
+		if rng.IntN(2) == 0 {
+			data = patch(data, w.data[from:to], w.off+from)
+		}
+		from = to
+	}
+	return data
 }
 
 // change sets (or, with nil, removes) one name. A rename is a change that
@@ -129,7 +148,7 @@ func (n *node) surviveData(rng *rand.Rand) []byte {
 		switch rng.IntN(4) {
 		case 0: // lost
 		case 1: // torn
-			data = patch(data, w.data[:rng.IntN(len(w.data)+1)], w.off)
+			data = w.tear(data, rng)
 		case 2: // allocated only
 			data = patch(data, make([]byte, len(w.data)), w.off)
 		default:

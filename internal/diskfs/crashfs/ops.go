@@ -279,6 +279,27 @@ func (h *handle) Write(p []byte) (n int, err error) {
 	return n, pathError("write", h.name, err)
 }
 
+// WriteAt implements diskfs.File. What replaces bytes takes no space, and a
+// crash may keep any of its sectors.
+func (h *handle) WriteAt(p []byte, off int64) (n int, err error) {
+	err = h.fs.do("write", h.name, func() error {
+		n = len(p)
+		if free := h.fs.free; free >= 0 {
+			grown := max(0, off+int64(n)-max(off, int64(len(h.n.data))))
+			n -= int(max(0, grown-free))
+			h.fs.free -= min(grown, free)
+		}
+		h.n.writeAt(p[:n], off)
+		h.n.writes[len(h.n.writes)-1].sectors = true
+		h.n.mtime = h.fs.clock()
+		if n < len(p) {
+			return syscall.ENOSPC
+		}
+		return nil
+	})
+	return n, pathError("write", h.name, err)
+}
+
 func (h *handle) ReadAt(p []byte, off int64) (n int, err error) {
 	err = h.fs.look(func() error {
 		if off < int64(len(h.n.data)) {
@@ -306,5 +327,8 @@ func (h *handle) Sync() error {
 		return nil
 	}))
 }
+
+// Datasync implements diskfs.File; a size is part of the contents.
+func (h *handle) Datasync() error { return h.Sync() }
 
 func (h *handle) Close() error { return nil }
