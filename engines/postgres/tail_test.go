@@ -236,7 +236,7 @@ func TestNothingIsAcknowledgedBeforeItIsDurable(t *testing.T) {
 		waitFor(t, "the server knows that it is written", func() bool {
 			return s.text("select coalesce(max(write_lsn) >= '"+FormatLSN(end)+"', false)::text from pg_stat_replication where application_name like 'holdfast%'") == "true"
 		})
-		flush := "select coalesce(flush_lsn::text, '0/0') from pg_stat_replication where application_name = 'holdfast Orders-1'"
+		flush := "select coalesce(flush_lsn::text, '0/0') from pg_stat_replication where application_name = 'holdfast_orders_1'"
 		if got := s.position(flush); got > start {
 			t.Errorf("flushed %s is reported, durable is %s", FormatLSN(got), FormatLSN(start))
 		}
