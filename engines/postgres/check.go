@@ -241,6 +241,9 @@ func checkSlot(i inspection) []repo.Finding {
 		out = finding(severityInfo, "slot-missing", "replication slot "+i.slotName+" does not exist yet; holdfast stream makes it", "")
 	case i.slot.Type != "physical":
 		out = finding(severityError, "slot-kind", "replication slot "+i.slotName+" is "+i.slot.Type+", not physical", drop)
+	case i.slot.lost() && i.slot.Cause != "" && i.slot.Cause != causeRemoved:
+		out = finding(severityError, "slot-invalidated", (&SlotLostError{i.slotName, i.slot.State, i.slot.Cause}).Error(),
+			drop+"  -- then start holdfast stream at once: it fetches what the server still has")
 	case i.slot.lost():
 		out = finding(severityError, "slot-lost", "replication slot "+i.slotName+" has lost log that it was to keep: there is a hole in the archive unless the stream was ahead",
 			drop+"  -- then start holdfast stream and take a new base backup")

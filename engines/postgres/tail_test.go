@@ -183,7 +183,7 @@ func TestStreamIsByteForByteAcrossReconnects(t *testing.T) {
 			if _, ok := <-ready; ok {
 				t.Fatal("ready twice")
 			}
-			if err := stop(); err == nil || engines.IsPermanent(err) {
+			if err := stop(); engines.ConditionOf(err) != engines.ConditionConnectionLost || engines.IsPermanent(err) {
 				t.Fatalf("after a cut: %v", err)
 			}
 		}
@@ -359,7 +359,7 @@ func TestAServerThatShutsDownEndsTheStream(t *testing.T) {
 			t.Fatal(err)
 		}
 		<-ready
-		if err := stop(); !errors.Is(err, ErrServerStopped) || engines.IsPermanent(err) {
+		if err := stop(); !errors.Is(err, ErrServerStopped) || engines.ConditionOf(err) != engines.ConditionServerStopped || engines.IsPermanent(err) {
 			t.Errorf("the stream ended with %v", err)
 		}
 	})
@@ -381,7 +381,7 @@ func TestAFrozenConnectionIsNoticed(t *testing.T) {
 	p.frozen.Store(true)
 	<-ready
 	p.frozen.Store(false)
-	if err := stop(); err == nil || !strings.Contains(err.Error(), "stalled") {
+	if err := stop(); engines.ConditionOf(err) != engines.ConditionStalled || !strings.Contains(err.Error(), "stalled") {
 		t.Errorf("the stream ended with %v", err)
 	}
 }
