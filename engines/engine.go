@@ -110,6 +110,8 @@ type LogSource interface {
 	// Prepare makes sure that the server keeps its log for us from now on
 	// (PostgreSQL: the physical slot, reserved at once). Idempotent. Called by
 	// stream before anything else and, first of all, before the first base.
+	// It refuses a server that would make commits wait for what a log archive
+	// never does (ConditionApplyDemanded, permanent).
 	Prepare(ctx context.Context) error
 	// Retained lists what we left on the server (slots) and what it costs.
 	Retained(ctx context.Context) ([]Retained, error)
@@ -122,11 +124,18 @@ type LogSource interface {
 	// on the server, and starts at o.From.
 	// It returns nil only when ctx ended or o.Until became durable.
 	Tail(ctx context.Context, o TailOptions, in wal.Intake) error
+	// Guarantee asks the server what a commit that returned is worth now:
+	// whether commits wait for our acknowledgement. Cheap; status calls it.
+	Guarantee(ctx context.Context) (Guarantee, error)
 }
 
 // TailOptions go with one Tail.
 type TailOptions struct {
-	Held func(ctx context.Context, branch string) ([]wal.Range, error)
+	// Lineage is the lineage whose archive is fed; Tail refuses a server of
+	// another one (ConditionOtherSystem, permanent), also after a reconnect.
+	// "": not compared.
+	Lineage string
+	Held    func(ctx context.Context, branch string) ([]wal.Range, error)
 	// Archived returns [from, to) of the log held, as seen on a branch. Tail
 	// compares it with what the server sends, so that a copy that went its own
 	// way on the same branch is found before its log is taken for the same

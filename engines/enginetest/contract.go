@@ -57,6 +57,7 @@ func RunContract(t *testing.T, f Fixture) {
 		{"identify", s.identify},
 		{"stream and back up", s.backUp},
 		{"acknowledge only what is durable", s.acknowledge},
+		{"say what a commit is worth", s.guarantee},
 		{"resume from what the store holds", s.resume},
 		{"restore the end", s.restoreEnd},
 		{"restore a moment", s.restoreMoment},
@@ -178,6 +179,24 @@ func (s *suite) acknowledge(t *testing.T) {
 	if told, durable := s.Acknowledged(), s.stream.Archiver.Durable(); told > durable {
 		t.Fatalf("the server was told %d, durable is %d", told, durable)
 	}
+}
+
+// guarantee: nobody waits for a stream that no one has asked to wait for; and
+// the archive of one lineage is not fed by another.
+func (s *suite) guarantee(t *testing.T) {
+	g, err := s.src.Log().Guarantee(t.Context())
+	must(t, err)
+	if g.Level != engines.GuaranteeAsynchronous || g.Sentence == "" || g.Receiver == "" || !g.Connected {
+		t.Errorf("%+v", g)
+	}
+	until := make(chan repo.Position, 1)
+	until <- 1
+	archiver := wal.NewArchiver(s.lineage, wal.ArchiverOptions{})
+	err = s.src.Log().Tail(t.Context(), engines.TailOptions{Lineage: "another", Temporary: true, Until: until}, archiver)
+	if engines.ConditionOf(err) != engines.ConditionOtherSystem || !engines.IsPermanent(err) {
+		t.Errorf("the log of another lineage: %v", err)
+	}
+	must(t, archiver.Close(t.Context(), "shutdown"))
 }
 
 // resume stops the stream, writes, and starts it again: no hole, and a stream

@@ -61,9 +61,31 @@ func (l *logSource) Release(ctx context.Context, name string) error {
 	return nil
 }
 
+// Guarantee … see engines.LogSource: nobody ever waits for the fake's stream.
+func (l *logSource) Guarantee(ctx context.Context) (engines.Guarantee, error) {
+	l.srv.mu.Lock()
+	defer l.srv.mu.Unlock()
+	if err := l.srv.aliveLocked(); err != nil {
+		return engines.Guarantee{}, err
+	}
+	g := engines.Guarantee{Level: engines.GuaranteeAsynchronous, Sentence: "asynchronous: no commit waits for us", Receiver: l.slot, Behind: -1}
+	if sl := l.srv.slots[l.slot]; sl != nil {
+		g.Connected, g.Behind = sl.active, int64(l.srv.end()-sl.restart)
+	}
+	return g, nil
+}
+
 // Tail streams from the first byte the store lacks, or, with a temporary
 // slot, from the end of the log now.
 func (l *logSource) Tail(ctx context.Context, o engines.TailOptions, in wal.Intake) error {
+	id, err := l.srv.identity()
+	if err != nil {
+		return err
+	}
+	if o.Lineage != "" && o.Lineage != id.Lineage.ID {
+		return engines.Classify(engines.ConditionOtherSystem, engines.Permanent(hferr.New("follow the log",
+			fmt.Errorf("the server is %s, the archive is of %s", id.Lineage.ID, o.Lineage), "connect to the right server")))
+	}
 	name := l.slot
 	if o.Temporary {
 		name += "_temporary"

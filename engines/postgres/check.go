@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -35,6 +34,9 @@ type inspection struct {
 	checksums  bool
 	dataDir    string
 
+	wal  walMeasure
+	sync syncView
+
 	senders     int // WAL senders in use
 	slots       int // slots in use
 	slotName    string
@@ -54,6 +56,8 @@ type inspection struct {
 }
 
 // Check looks for what backup, stream and drill need, and for what is risky.
+// It takes walSample longer than its queries do, to measure how fast the
+// server writes log.
 // A server that cannot be asked at all is an error with a hint, not a finding.
 func (s *source) Check(ctx context.Context) ([]repo.Finding, error) {
 	conn, err := s.sql(ctx, "")
@@ -78,7 +82,7 @@ func (s *source) Check(ctx context.Context) ([]repo.Finding, error) {
 	}
 	var out []repo.Finding
 	for _, rule := range []func(inspection) []repo.Finding{
-		checkReplication, checkRoom, checkSlot, checkDurability, checkHeartbeat, checkNotes,
+		checkReplication, checkRoom, checkSlot, checkKeep, checkDurability, checkSync, checkHeartbeat, checkNotes,
 	} {
 		out = append(out, rule(i)...)
 	}
@@ -116,6 +120,12 @@ func (s *source) inspect(ctx context.Context, conn *pgx.Conn) (inspection, error
 	if i.slot, i.slotFound, err = readSlot(ctx, conn, i.slotName); err != nil {
 		return i, err
 	}
+	if i.sync, err = s.readSync(ctx, conn); err != nil {
+		return i, err
+	}
+	if i.wal, err = s.measureWAL(ctx, conn, facts); err != nil {
+		return i, err
+	}
 	before := s.clock()
 	var now time.Time
 	if err := conn.QueryRow(ctx, "select clock_timestamp()").Scan(&now); err != nil {
@@ -145,7 +155,7 @@ func (s *source) beatReady(ctx context.Context) bool {
 func checkedSettings(ctx context.Context, conn *pgx.Conn) (map[string]string, error) {
 	rows, err := conn.Query(ctx, `select name, setting from pg_settings where name = any($1)`, []string{
 		"wal_level", "max_wal_senders", "max_replication_slots", "max_slot_wal_keep_size", "full_page_writes", "fsync",
-		"archive_mode", "wal_sender_timeout", "synchronous_standby_names", "idle_replication_slot_timeout", "synchronous_commit"})
+		"archive_mode", "wal_sender_timeout", "idle_replication_slot_timeout", "wal_keep_size"})
 	if err != nil {
 		return nil, err
 	}
@@ -231,6 +241,9 @@ func checkSlot(i inspection) []repo.Finding {
 		out = finding(severityInfo, "slot-missing", "replication slot "+i.slotName+" does not exist yet; holdfast stream makes it", "")
 	case i.slot.Type != "physical":
 		out = finding(severityError, "slot-kind", "replication slot "+i.slotName+" is "+i.slot.Type+", not physical", drop)
+	case i.slot.lost() && i.slot.Cause != "" && i.slot.Cause != causeRemoved:
+		out = finding(severityError, "slot-invalidated", (&SlotLostError{i.slotName, i.slot.State, i.slot.Cause}).Error(),
+			drop+"  -- then start holdfast stream at once: it fetches what the server still has")
 	case i.slot.lost():
 		out = finding(severityError, "slot-lost", "replication slot "+i.slotName+" has lost log that it was to keep: there is a hole in the archive unless the stream was ahead",
 			drop+"  -- then start holdfast stream and take a new base backup")
@@ -241,18 +254,16 @@ func checkSlot(i inspection) []repo.Finding {
 	if i.slotFound && i.slot.State == "unreserved" {
 		out = append(out, finding(severityError, "slot-unreserved", "replication slot "+i.slotName+" may lose log at the next checkpoint", "start holdfast stream now; raise max_slot_wal_keep_size")...)
 	}
-	if i.number("max_slot_wal_keep_size") < 0 {
-		out = append(out, finding(severityWarning, "slot-keep-unlimited",
-			fmt.Sprintf("max_slot_wal_keep_size is unlimited: while nobody streams, slot %s can fill the server's disk (it holds back %s now)", i.slotName, inMiB(i.slot.Bytes)),
-			"ALTER SYSTEM SET max_slot_wal_keep_size = '64GB'; SELECT pg_reload_conf();  -- what the disk can spare: beyond it the slot is lost, and a new base backup needed")...)
-	}
 	if i.number("idle_replication_slot_timeout") > 0 {
 		out = append(out, finding(severityWarning, "slot-idle-timeout",
-			"idle_replication_slot_timeout is set: the server drops the slot's log while holdfast is down for longer than that",
+			fmt.Sprintf("idle_replication_slot_timeout is %v: the server gives the slot up once holdfast has been down for longer than that", time.Duration(i.number("idle_replication_slot_timeout"))*time.Second),
 			"ALTER SYSTEM SET idle_replication_slot_timeout = 0; SELECT pg_reload_conf();")...)
 	}
 	return out
 }
+
+// checkSync: what do commits wait for, if they wait for us?
+func checkSync(i inspection) []repo.Finding { return i.sync.findings() }
 
 func inMiB(bytes int64) string { return fmt.Sprintf("%d MiB", max(bytes, 0)>>20) }
 
@@ -270,15 +281,6 @@ func checkDurability(i inspection) []repo.Finding {
 	if !i.checksums {
 		out = append(out, finding(severityWarning, "checksums-off", "data checksums are off: damage on disk goes unnoticed, also by backups",
 			"pg_checksums --enable -D "+orWord(i.dataDir, "DATADIR")+"  # with the server stopped")...)
-	}
-	if names := i.settings["synchronous_standby_names"]; strings.Contains(names, "*") || strings.Contains(names, "holdfast") {
-		out = append(out, finding(severityWarning, "synchronous-receiver",
-			"synchronous_standby_names matches holdfast: commits may wait for the object store, and its acknowledgement may stand in for a standby's",
-			"ALTER SYSTEM SET synchronous_standby_names = 'FIRST 1 (…your standbys by name…)'; SELECT pg_reload_conf();")...)
-	}
-	if i.settings["synchronous_commit"] == "remote_apply" && i.settings["synchronous_standby_names"] != "" {
-		out = append(out, finding(severityWarning, "remote-apply", "synchronous_commit is remote_apply: holdfast never reports log as applied, so commits that wait for it hang",
-			"ALTER SYSTEM SET synchronous_commit = 'on'; SELECT pg_reload_conf();")...)
 	}
 	return out
 }

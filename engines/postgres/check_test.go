@@ -4,6 +4,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -177,29 +178,36 @@ func TestCheckPrintsTheMissingLine(t *testing.T) {
 func TestRulesThatNeedNoServer(t *testing.T) {
 	well := inspection{role: `"r"`, roleName: "r", replicate: true, monitor: true, checksums: true, beatExists: true, beatConnect: true, beatReady: true,
 		slotName: "holdfast_x", slotFound: true, slot: slotState{Type: "physical", Active: true, Restart: "0/1", State: "reserved"},
-		settings: map[string]string{"wal_level": "replica", "max_wal_senders": "10", "max_replication_slots": "10", "max_slot_wal_keep_size": "1024",
-			"full_page_writes": "on", "fsync": "on", "archive_mode": "off", "wal_sender_timeout": "60000"}}
+		settings: map[string]string{"wal_level": "replica", "max_wal_senders": "10", "max_replication_slots": "10", "max_slot_wal_keep_size": "1024", "wal_keep_size": "0",
+			"full_page_writes": "on", "fsync": "on", "archive_mode": "off", "wal_sender_timeout": "60000"},
+		wal:  walMeasure{Segment: 16 << 20, Views: []walView{{How: "for a while", Bytes: 512 << 20, Over: time.Hour}}},
+		sync: syncView{receiver: "holdfast_x", commit: "on", visible: true, role: `"r"`, behind: -1}}
 	for code, change := range map[string]func(*inspection){
-		"":                     func(*inspection) {},
-		"checksums-off":        func(i *inspection) { i.checksums = false },
-		"wal-level":            func(i *inspection) { i.settings["wal_level"] = "minimal" },
-		"wal-senders-none":     func(i *inspection) { i.settings["max_wal_senders"] = "0" },
-		"archive-mode":         func(i *inspection) { i.settings["archive_mode"] = "on" },
-		"clock-skew":           func(i *inspection) { i.skew = -time.Hour },
-		"synchronous-receiver": func(i *inspection) { i.settings["synchronous_standby_names"] = "ANY 1 (*)" },
-		"slot-idle-timeout":    func(i *inspection) { i.settings["idle_replication_slot_timeout"] = "60" },
-		"slot-unreserved":      func(i *inspection) { i.slot.State = "unreserved" },
-		"slot-kind":            func(i *inspection) { i.slot.Type = "logical" },
-		"unlogged-tables":      func(i *inspection) { i.unlogged = 3 },
+		"":                 func(*inspection) {},
+		"checksums-off":    func(i *inspection) { i.checksums = false },
+		"wal-level":        func(i *inspection) { i.settings["wal_level"] = "minimal" },
+		"wal-senders-none": func(i *inspection) { i.settings["max_wal_senders"] = "0" },
+		"archive-mode":     func(i *inspection) { i.settings["archive_mode"] = "on" },
+		"clock-skew":       func(i *inspection) { i.skew = -time.Hour },
+		"synchronous-receiver": func(i *inspection) {
+			i.sync.names, i.sync.sender = standbyNames{Num: 1, Members: []string{"holdfast_x"}}, &syncSender{State: "streaming", Sync: "sync"}
+		},
+		"slot-keep-unlimited": func(i *inspection) { i.settings["max_slot_wal_keep_size"] = "-1" },
+		"slot-keep-small":     func(i *inspection) { i.wal.Views[0].Bytes = 2 << 30 },
+		"slot-idle-timeout":   func(i *inspection) { i.settings["idle_replication_slot_timeout"] = "60" },
+		"slot-unreserved":     func(i *inspection) { i.slot.State = "unreserved" },
+		"slot-kind":           func(i *inspection) { i.slot.Type = "logical" },
+		"unlogged-tables":     func(i *inspection) { i.unlogged = 3 },
 	} {
 		i := well
 		i.settings = map[string]string{}
 		for k, v := range well.settings {
 			i.settings[k] = v
 		}
+		i.wal.Views = slices.Clone(well.wal.Views)
 		change(&i)
 		var got []string
-		for _, rule := range []func(inspection) []repo.Finding{checkReplication, checkRoom, checkSlot, checkDurability, checkHeartbeat, checkNotes} {
+		for _, rule := range []func(inspection) []repo.Finding{checkReplication, checkRoom, checkSlot, checkKeep, checkDurability, checkSync, checkHeartbeat, checkNotes} {
 			for _, f := range rule(i) {
 				got = append(got, f.Code)
 			}

@@ -25,6 +25,7 @@ type source struct {
 	name   string          // the user's name for the database
 	log    *slog.Logger
 	clock  func() time.Time
+	pause  func(ctx context.Context, d time.Duration) error
 	secret []string // values that no error may contain
 }
 
@@ -78,7 +79,7 @@ func newSource(o engines.ConnectOptions) (*source, error) {
 	}
 	config.DefaultQueryExecMode = pgx.QueryExecModeDescribeExec
 	config.RuntimeParams["application_name"] = applicationName(o.Database)
-	s := &source{config: config, name: o.Database, log: o.Log, clock: o.Clock}
+	s := &source{config: config, name: o.Database, log: o.Log, clock: o.Clock, pause: pause}
 	if s.clock == nil {
 		s.clock = time.Now
 	}
@@ -89,6 +90,35 @@ func newSource(o engines.ConnectOptions) (*source, error) {
 		s.secret = append(s.secret, config.Password, url.QueryEscape(config.Password), url.PathEscape(config.Password))
 	}
 	return s, nil
+}
+
+// pause waits, unless ctx ends.
+func pause(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// receiverName is the application_name of the connection that follows the
+// log: what an administrator writes into synchronous_standby_names. It is the
+// slot's name, so it needs no quotes there; no other connection of ours has
+// it, so that a base backup or a one-shot tail is never taken for the stream.
+func receiverName(database string) string { return slotName(database) }
+
+// receiver opens the connection that follows the log.
+func (s *source) receiver(ctx context.Context, temporary bool) (*pgconn.PgConn, error) {
+	if temporary {
+		return s.replication(ctx, nil)
+	}
+	named := *s
+	named.config = s.config.Copy()
+	named.config.RuntimeParams["application_name"] = receiverName(s.name)
+	return named.replication(ctx, nil)
 }
 
 // applicationName is seen in pg_stat_activity and pg_stat_replication. The

@@ -20,40 +20,41 @@ func TestARefusedConnectionSaysWhatToDo(t *testing.T) {
 		for name, c := range map[string]struct {
 			change     func(*engines.ConnectOptions)
 			says, hint string
+			condition  engines.Condition
 		}{
 			"wrong password": {func(o *engines.ConnectOptions) { o.Password = secret.New(wrong) },
-				"password authentication failed", "right password for role backup"},
+				"password authentication failed", "right password for role backup", engines.ConditionAuthentication},
 			"wrong password in the URL": {func(o *engines.ConnectOptions) {
 				o.Password = secret.Text{}
 				o.URL = replaceURL(t, o.URL, func(u *url.URL) { u.User = url.UserPassword(siteRole, wrong) })
-			}, "password authentication failed", "right password for role backup"},
+			}, "password authentication failed", "right password for role backup", engines.ConditionAuthentication},
 			"broken URL": {func(o *engines.ConnectOptions) { o.URL = "postgres://backup:" + wrong + "@127.0.0.1:x/" },
-				"not a valid postgres:// URL", "percent-encoded"},
+				"not a valid postgres:// URL", "percent-encoded", ""},
 			"unknown setting": {func(o *engines.ConnectOptions) {
 				o.URL = "postgres://backup:" + url.QueryEscape(wrong) + "@127.0.0.1/?sslmode=nonsense"
-			}, "is not valid", "sslmode"},
+			}, "is not valid", "sslmode", ""},
 			"no such database": {func(o *engines.ConnectOptions) {
 				o.URL = replaceURL(t, o.URL, func(u *url.URL) { u.Path = "/nowhere" })
-			}, `database "nowhere" does not exist`, "/postgres"},
+			}, `database "nowhere" does not exist`, "/postgres", ""},
 			"no right to the database": {func(o *engines.ConnectOptions) {
 				o.URL = replaceURL(t, o.URL, func(u *url.URL) { u.Path = "/closed" })
-			}, `permission denied for database "closed"`, `GRANT CONNECT ON DATABASE "closed" TO "backup";`},
+			}, `permission denied for database "closed"`, `GRANT CONNECT ON DATABASE "closed" TO "backup";`, engines.ConditionAuthentication},
 			"no such role": {func(o *engines.ConnectOptions) {
 				o.URL = replaceURL(t, o.URL, func(u *url.URL) {
 					u.User = url.User("nobody")
 					u.Host = "x"
 					u.RawQuery = "host=" + url.QueryEscape(s.server.SocketDir()) + "&port=" + fmt.Sprint(s.server.Port())
 				})
-			}, "nobody", ""},
+			}, "nobody", "", engines.ConditionAuthentication},
 			"TLS required of a server without": {func(o *engines.ConnectOptions) {
 				o.URL = replaceURL(t, o.URL, func(u *url.URL) { u.RawQuery = "sslmode=require" })
-			}, "refused TLS", "sslmode=disable"},
+			}, "refused TLS", "sslmode=disable", ""},
 			"nobody there": {func(o *engines.ConnectOptions) {
 				o.URL = replaceURL(t, o.URL, func(u *url.URL) { u.Host = "127.0.0.1:1" })
-			}, "refused", "no server answers at 127.0.0.1"},
+			}, "refused", "no server answers at 127.0.0.1", engines.ConditionUnreachable},
 			"no such host": {func(o *engines.ConnectOptions) {
 				o.URL = replaceURL(t, o.URL, func(u *url.URL) { u.Host = "nowhere.invalid:5432" })
-			}, "nowhere.invalid", "cannot be resolved"},
+			}, "nowhere.invalid", "cannot be resolved", engines.ConditionUnreachable},
 		} {
 			o := s.options()
 			c.change(&o)
@@ -64,6 +65,9 @@ func TestARefusedConnectionSaysWhatToDo(t *testing.T) {
 			}
 			text, hint := fmt.Sprintf("%v %+v %#v", err, err, err.Error()), hferr.HintOf(err)
 			t.Logf("%s: %v\n    hint: %s", name, err, hint)
+			if got := engines.ConditionOf(err); got != c.condition {
+				t.Errorf("%s: condition %q, want %q", name, got, c.condition)
+			}
 			if !strings.Contains(text, c.says) || !strings.Contains(hint, c.hint) {
 				t.Errorf("%s: want %q with hint %q", name, c.says, c.hint)
 			}
@@ -91,7 +95,7 @@ func TestAServerThatIsFullSaysSo(t *testing.T) {
 			open = append(open, c)
 		}
 		t.Logf("full: %v\n    hint: %s", err, hferr.HintOf(err))
-		if err == nil || !strings.Contains(hferr.HintOf(err), "max_connections") {
+		if engines.ConditionOf(err) != engines.ConditionRefused || !strings.Contains(hferr.HintOf(err), "max_connections") {
 			t.Errorf("full: %v", err)
 		}
 		for _, c := range open {

@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/holdfastdb/holdfast/engines"
 	"github.com/holdfastdb/holdfast/internal/hferr"
 	"github.com/holdfastdb/holdfast/internal/secret"
 )
@@ -59,16 +60,18 @@ func (s *source) clean(err error) error {
 	return &redacted{text, err}
 }
 
-// explain turns a driver's error into one with a hint.
+// explain turns a driver's error into one with a hint, and gives every error
+// its condition (engines.ConditionOf).
 func (s *source) explain(what string, err error) error {
 	if err == nil || errors.Is(err, context.Canceled) {
 		return err
 	}
+	c := conditionOf(err)
 	var known *hferr.E
-	if errors.As(err, &known) {
-		return err
+	if !errors.As(err, &known) {
+		err = hferr.New(what, s.clean(shorten(err)), s.hint(err))
 	}
-	return hferr.New(what, s.clean(shorten(err)), s.hint(err))
+	return engines.Classify(c, err)
 }
 
 // shorten prefers the server's own words to the driver's account of every

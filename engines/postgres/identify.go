@@ -159,6 +159,7 @@ func (f serverFacts) forPeople(extensions []Extension, at whereabouts) map[strin
 		"system identifier":   at.System,
 		"timeline":            strconv.FormatUint(at.branch().Number, 10),
 		"in recovery":         yesNo(f.InRecovery),
+		"started":             f.Started.UTC().Format(time.RFC3339Nano),
 		"data checksums":      yesNo(f.Checksums),
 		"data directory":      f.DataDirectory,
 		"bootstrap superuser": f.Bootstrap,

@@ -49,9 +49,17 @@ func slotName(database string) string {
 type SlotLostError struct {
 	Slot  string
 	State string // the server's word: "lost" or "unreserved"
+	Cause string // the server's invalidation_reason, from 17 on
 }
 
+// causeRemoved is the invalidation_reason of a slot that was too far behind
+// (RS_INVAL_WAL_REMOVED in replication/slot.c).
+const causeRemoved = "wal_removed"
+
 func (e *SlotLostError) Error() string {
+	if e.Cause != "" && e.Cause != causeRemoved {
+		return fmt.Sprintf("replication slot %s is invalidated (%s): the server does not keep log for it any more", e.Slot, e.Cause)
+	}
 	return fmt.Sprintf("replication slot %s is %s: the server removed log that it should have kept", e.Slot, e.State)
 }
 
@@ -64,15 +72,17 @@ type slotState struct {
 	State   string
 	Bytes   int64
 	Temp    bool
+	Cause   string // why it is invalidated, from 17 on
 }
 
+// A column that a version lacks is asked for by way of JSON, where it is null.
 // The log a slot holds back is measured from the end that can be known: a
 // standby has no insert position.
 const slotSQL = `
 select slot_name::text, slot_type, active, coalesce(restart_lsn::text, ''), coalesce(wal_status, ''),
        coalesce((case when pg_is_in_recovery() then pg_last_wal_receive_lsn() else pg_current_wal_lsn() end) - restart_lsn, 0)::bigint,
-       temporary
-  from pg_replication_slots`
+       temporary, coalesce(to_jsonb(s) ->> 'invalidation_reason', '')
+  from pg_replication_slots s`
 
 func readSlot(ctx context.Context, conn *pgx.Conn, name string) (slotState, bool, error) {
 	rows, err := conn.Query(ctx, slotSQL+` where slot_name = $1`, name)
@@ -94,10 +104,16 @@ func (l *logSource) lostError(what string, st slotState) error {
 	if state == "" || state == "reserved" {
 		state = "without a position"
 	}
-	return engines.Permanent(hferr.New(what, &SlotLostError{st.Name, state},
+	then := "start the stream again (it makes a new slot) and take a new base backup; raise max_slot_wal_keep_size if the stream must survive longer outages"
+	if st.Cause != "" && st.Cause != causeRemoved {
+		then = "start the stream again at once: it makes a new slot and fetches what the server still has; if the log names a hole then, take a new base backup"
+		if st.Cause == "idle_timeout" {
+			then += "\nALTER SYSTEM SET idle_replication_slot_timeout = 0; SELECT pg_reload_conf();"
+		}
+	}
+	return l.explain(what, engines.Permanent(hferr.New(what, &SlotLostError{st.Name, state, st.Cause},
 		"the log between the last stored position and now may be gone; keep what is stored, then:\n"+
-			fmt.Sprintf("SELECT pg_drop_replication_slot('%s');  -- or: holdfast slot drop %s\n", st.Name, l.name)+
-			"start the stream again (it makes a new slot) and take a new base backup; raise max_slot_wal_keep_size if the stream must survive longer outages"))
+			fmt.Sprintf("SELECT pg_drop_replication_slot('%s');  -- or: holdfast slot drop %s\n", st.Name, l.name)+then)))
 }
 
 // Prepare makes the slot if it is missing and proves that it holds its log.
@@ -110,6 +126,9 @@ func (l *logSource) Prepare(ctx context.Context) error {
 		return err
 	}
 	defer l.hangUp(conn)
+	if err := l.refuseApply(ctx, conn); err != nil {
+		return l.explain(what, err)
+	}
 	st, found, err := readSlot(ctx, conn, name)
 	if err != nil {
 		return l.explain(what, err)

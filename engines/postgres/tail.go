@@ -80,7 +80,7 @@ func (l *logSource) Tail(ctx context.Context, o engines.TailOptions, in wal.Inta
 }
 
 func (t *tail) run(ctx context.Context) error {
-	conn, err := t.l.replication(ctx, nil)
+	conn, err := t.l.receiver(ctx, t.o.Temporary)
 	if err != nil {
 		return err
 	}
@@ -103,6 +103,9 @@ func (t *tail) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := t.sameSystem(where); err != nil {
+		return err
+	}
 	pos, fallback, err := t.startAt(ctx, conn, where)
 	if err != nil {
 		return err
@@ -121,7 +124,7 @@ func (t *tail) run(ctx context.Context) error {
 		if errors.Is(err, errLeadGone) {
 			t.l.log.Info("the server no longer has the log before the first byte wanted: it cannot be compared with the archive", "at", FormatLSN(pos))
 			t.noLead = true
-			if conn, err = t.l.replication(ctx, nil); err != nil {
+			if conn, err = t.l.receiver(ctx, t.o.Temporary); err != nil {
 				return err
 			}
 			if err := t.temporarySlot(ctx, conn); err != nil {
@@ -135,7 +138,7 @@ func (t *tail) run(ctx context.Context) error {
 			t.l.log.Error("log is lost: it is neither in the archive nor on the server any more; archiving goes on behind the hole",
 				"branch", branch.ID, "from", FormatLSN(pos), "to", FormatLSN(fallback))
 			pos, fallback = fallback, 0
-			if conn, err = t.l.replication(ctx, nil); err != nil {
+			if conn, err = t.l.receiver(ctx, t.o.Temporary); err != nil {
 				return err
 			}
 			if err := t.temporarySlot(ctx, conn); err != nil {
@@ -213,10 +216,15 @@ func (t *tail) prepare(ctx context.Context) error {
 	case err != nil:
 		return err
 	case !found:
-		return hferr.New("stream the log of "+t.l.name, fmt.Errorf("replication slot %s is missing", t.slot),
+		return hferr.New("stream the log of "+t.l.name, &SlotMissingError{t.slot},
 			"somebody dropped it; start the stream again, which makes a new one and shows what is missing")
 	case st.lost():
 		return t.l.lostError("stream the log of "+t.l.name, st)
+	}
+	if !t.o.Temporary {
+		if err := t.l.refuseApply(ctx, conn); err != nil {
+			return err
+		}
 	}
 	restart, err := ParseLSN(st.Restart)
 	if err != nil {

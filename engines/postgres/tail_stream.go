@@ -157,7 +157,7 @@ func (l *link) read() {
 		if err != nil {
 			var timeout net.Error
 			if errors.As(err, &timeout) && timeout.Timeout() {
-				err = fmt.Errorf("the connection is stalled: the server has not answered for %v", l.stall)
+				err = &StalledError{After: l.stall}
 			}
 			l.err = err
 			return

@@ -183,7 +183,7 @@ func TestStreamIsByteForByteAcrossReconnects(t *testing.T) {
 			if _, ok := <-ready; ok {
 				t.Fatal("ready twice")
 			}
-			if err := stop(); err == nil || engines.IsPermanent(err) {
+			if err := stop(); engines.ConditionOf(err) != engines.ConditionConnectionLost || engines.IsPermanent(err) {
 				t.Fatalf("after a cut: %v", err)
 			}
 		}
@@ -236,7 +236,7 @@ func TestNothingIsAcknowledgedBeforeItIsDurable(t *testing.T) {
 		waitFor(t, "the server knows that it is written", func() bool {
 			return s.text("select coalesce(max(write_lsn) >= '"+FormatLSN(end)+"', false)::text from pg_stat_replication where application_name like 'holdfast%'") == "true"
 		})
-		flush := "select coalesce(flush_lsn::text, '0/0') from pg_stat_replication where application_name = 'holdfast Orders-1'"
+		flush := "select coalesce(flush_lsn::text, '0/0') from pg_stat_replication where application_name = 'holdfast_orders_1'"
 		if got := s.position(flush); got > start {
 			t.Errorf("flushed %s is reported, durable is %s", FormatLSN(got), FormatLSN(start))
 		}
@@ -359,7 +359,7 @@ func TestAServerThatShutsDownEndsTheStream(t *testing.T) {
 			t.Fatal(err)
 		}
 		<-ready
-		if err := stop(); !errors.Is(err, ErrServerStopped) || engines.IsPermanent(err) {
+		if err := stop(); !errors.Is(err, ErrServerStopped) || engines.ConditionOf(err) != engines.ConditionServerStopped || engines.IsPermanent(err) {
 			t.Errorf("the stream ended with %v", err)
 		}
 	})
@@ -381,7 +381,7 @@ func TestAFrozenConnectionIsNoticed(t *testing.T) {
 	p.frozen.Store(true)
 	<-ready
 	p.frozen.Store(false)
-	if err := stop(); err == nil || !strings.Contains(err.Error(), "stalled") {
+	if err := stop(); engines.ConditionOf(err) != engines.ConditionStalled || !strings.Contains(err.Error(), "stalled") {
 		t.Errorf("the stream ended with %v", err)
 	}
 }

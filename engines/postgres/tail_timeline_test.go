@@ -162,7 +162,7 @@ func TestLogThatIsGoneIsNamed(t *testing.T) {
 		s.loseSlot()
 		var lost *SlotLostError
 		for name, err := range map[string]error{"Prepare": log.Prepare(t.Context()), "Tail": tailTo(1)} {
-			if !errors.As(err, &lost) || !engines.IsPermanent(err) || !strings.Contains(hferr.HintOf(err), "pg_drop_replication_slot('holdfast_orders_1')") {
+			if !errors.As(err, &lost) || engines.ConditionOf(err) != engines.ConditionSlotLost || !engines.IsPermanent(err) || !strings.Contains(hferr.HintOf(err), "pg_drop_replication_slot('holdfast_orders_1')") {
 				t.Errorf("%s with a lost slot: %v", name, err)
 			}
 			t.Logf("%s: %v\n    hint: %s", name, err, hferr.HintOf(err))
@@ -199,7 +199,7 @@ func TestAnArchiveAheadOfItsServerStops(t *testing.T) {
 	in.durable = 256 << 20
 	err := src.Log().Tail(t.Context(), engines.TailOptions{Held: in.held}, in)
 	var ahead *AheadError
-	if !errors.As(err, &ahead) || !engines.IsPermanent(err) || ahead.Held != 256<<20 || len(in.order) != 0 {
+	if !errors.As(err, &ahead) || engines.ConditionOf(err) != engines.ConditionArchiveAhead || !engines.IsPermanent(err) || ahead.Held != 256<<20 || len(in.order) != 0 {
 		t.Errorf("%v", err)
 	}
 }
@@ -218,7 +218,7 @@ func TestASlotInUseIsNotTaken(t *testing.T) {
 		t.Errorf("drop: %v", err)
 	}
 	second := newMemoryIntake()
-	if err := log.Tail(t.Context(), engines.TailOptions{Held: second.held}, second); err == nil || !strings.Contains(hferr.HintOf(err), "another holdfast") || engines.IsPermanent(err) {
+	if err := log.Tail(t.Context(), engines.TailOptions{Held: second.held}, second); err == nil || !strings.Contains(hferr.HintOf(err), "another holdfast") || engines.ConditionOf(err) != engines.ConditionSlotInUse || engines.IsPermanent(err) {
 		t.Errorf("second stream: %v", err)
 	}
 	if err := stop(); err != nil {
