@@ -107,7 +107,6 @@ type Archiver struct {
 	notifying bool
 
 	appended chan struct{} // the spool has bytes that are not synced
-	spoolRun int           // counts Spool.Begin
 }
 
 // NewArchiver starts an archiver; Close ends it.

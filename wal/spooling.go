@@ -12,6 +12,12 @@ import (
 // ErrSpoolFull: the spool takes nothing until the store has taken some.
 var ErrSpoolFull = errors.New("the spool is full")
 
+// Point is a position on its branch.
+type Point struct {
+	Branch string
+	Pos    Position
+}
+
 // Spool keeps log on this host's disk until the store has it, so that it may
 // be acknowledged before. wal/spool has the one there is. Safe for concurrent
 // use.
@@ -25,12 +31,11 @@ type Spool interface {
 	// Beat keeps a heartbeat with the log.
 	Beat(b repo.Beat) error
 	// Sync makes durable what was appended before the call, and returns the
-	// end of it. An error is for good: nothing more becomes durable.
-	Sync() (Position, error)
+	// end of what is durable. An error is for good: nothing more becomes so.
+	Sync() (Point, error)
 	// Read returns appended bytes.
 	Read(branch string, from, to Position) ([]byte, error)
-	// Trim forgets a branch's log before a position, and that of every branch
-	// before it: the store has it.
+	// Trim says that the store holds a branch's log before a position.
 	Trim(branch string, upTo Position) error
 }
 
@@ -91,16 +96,15 @@ func (a *Archiver) syncSpool() {
 		case <-a.ctx.Done():
 			return
 		}
-		a.mu.Lock()
-		run := a.spoolRun
-		a.mu.Unlock()
 		end, err := a.o.Spool.Sync()
 		a.mu.Lock()
 		switch {
 		case err != nil:
 			a.fail(spoolFailed(err))
-		case run == a.spoolRun && end > a.synced:
-			a.synced = end
+		case end.Branch == a.branch.ID && end.Pos > a.synced:
+			// At most the end: after a rewind the spool may hold more than
+			// was written since.
+			a.synced = min(end.Pos, a.end)
 			a.broadcast()
 		}
 		a.mu.Unlock()
@@ -115,7 +119,6 @@ func (a *Archiver) beginSpool(branch string, at Position) error {
 		a.fail(spoolFailed(err))
 		return a.err
 	}
-	a.spoolRun++ // what a sync that is under way returns speaks of other bytes
 	a.wakeSync()
 	return nil
 }

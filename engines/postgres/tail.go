@@ -80,7 +80,7 @@ func (l *logSource) Tail(ctx context.Context, o engines.TailOptions, in wal.Inta
 }
 
 func (t *tail) run(ctx context.Context) error {
-	conn, err := t.l.receiver(ctx, t.o.Temporary)
+	conn, err := t.open(ctx)
 	if err != nil {
 		return err
 	}
@@ -90,9 +90,6 @@ func (t *tail) run(ctx context.Context) error {
 			t.l.hangUp(conn)
 		}
 	}()
-	if err := t.temporarySlot(ctx, conn); err != nil {
-		return err
-	}
 	if err := t.prepare(ctx); err != nil {
 		return err
 	}
@@ -124,10 +121,7 @@ func (t *tail) run(ctx context.Context) error {
 		if errors.Is(err, errLeadGone) {
 			t.l.log.Info("the server no longer has the log before the first byte wanted: it cannot be compared with the archive", "at", FormatLSN(pos))
 			t.noLead = true
-			if conn, err = t.l.receiver(ctx, t.o.Temporary); err != nil {
-				return err
-			}
-			if err := t.temporarySlot(ctx, conn); err != nil {
+			if conn, err = t.open(ctx); err != nil {
 				return err
 			}
 			continue
@@ -138,10 +132,7 @@ func (t *tail) run(ctx context.Context) error {
 			t.l.log.Error("log is lost: it is neither in the archive nor on the server any more; archiving goes on behind the hole",
 				"branch", branch.ID, "from", FormatLSN(pos), "to", FormatLSN(fallback))
 			pos, fallback = fallback, 0
-			if conn, err = t.l.receiver(ctx, t.o.Temporary); err != nil {
-				return err
-			}
-			if err := t.temporarySlot(ctx, conn); err != nil {
+			if conn, err = t.open(ctx); err != nil {
 				return err
 			}
 			continue

@@ -12,6 +12,19 @@ import (
 	"github.com/holdfastdb/holdfast/internal/repo"
 )
 
+// open opens the connection that is streamed over, with its slot.
+func (t *tail) open(ctx context.Context) (*pgconn.PgConn, error) {
+	conn, err := t.l.receiver(ctx, t.o.Temporary)
+	if err != nil {
+		return nil, err
+	}
+	if err := t.temporarySlot(ctx, conn); err != nil {
+		t.l.hangUp(conn)
+		return nil, err
+	}
+	return conn, nil
+}
+
 // temporarySlot makes the slot that is streamed over, where that is not the
 // one which keeps the log. With a spool the acknowledgements of the stream are
 // ahead of the store, so they must not move the slot that says what the server

@@ -55,7 +55,7 @@ func (b *batch) log(p Point, data []byte, sent time.Time) {
 		from = to
 	}
 	b.facts.log(p, len(data), sent)
-	b.end = Point{p.Branch, p.Pos + Position(len(data))}
+	b.end = Point{Branch: p.Branch, Pos: p.Pos + Position(len(data))}
 }
 
 func (b *batch) beat(p Point, beat repo.Beat) {

@@ -61,7 +61,7 @@ func (w *world) needed(r record) bool {
 func (w *world) begin() error {
 	at := w.at
 	if at.Branch == "" || w.rng.IntN(4) == 0 {
-		at = Point{fmt.Sprintf("b%d", w.rng.IntN(100)), Position(w.rng.IntN(1000))}
+		at = Point{Branch: fmt.Sprintf("b%d", w.rng.IntN(100)), Pos: Position(w.rng.IntN(1000))}
 	} else {
 		at.Pos -= min(at.Pos, Position(w.rng.IntN(300)))
 	}

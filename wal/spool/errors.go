@@ -8,13 +8,14 @@ import (
 
 	"github.com/holdfastdb/holdfast/internal/hferr"
 	"github.com/holdfastdb/holdfast/internal/repo"
+	"github.com/holdfastdb/holdfast/wal"
 )
 
 var (
 	// ErrClosed is returned after Close.
 	ErrClosed = errors.New("the spool is closed")
 	// ErrFull: the limit would be passed; nothing was taken. Trim makes room.
-	ErrFull = errors.New("the spool is full")
+	ErrFull = wal.ErrSpoolFull
 	// ErrFailed: a write or fsync failed. It is final for this Spool: after a
 	// failed fsync the kernel may report success for data it has dropped. A
 	// new process may open the spool; all that Sync returned is in it.

@@ -113,7 +113,7 @@ func (d *decoder) frame(plain []byte, fn func(Piece) error) (back uint64, err er
 			d.first = true
 			continue
 		case recBegin:
-			d.at = Point{string(c.bytes()), Position(c.uvarint())}
+			d.at = Point{Branch: string(c.bytes()), Pos: Position(c.uvarint())}
 			c.bad = c.bad || d.at.Branch == ""
 			continue
 		case recLog:

@@ -100,7 +100,7 @@ func scan(r *frames) (*scanned, error) {
 }
 
 func (s *scanned) note(p Piece) {
-	at := Point{p.Branch, p.At}
+	at := Point{Branch: p.Branch, Pos: p.At}
 	if p.Beat != nil {
 		s.facts.beat(at)
 		return

@@ -18,6 +18,7 @@ import (
 
 	"github.com/holdfastdb/holdfast/internal/diskfs"
 	"github.com/holdfastdb/holdfast/internal/repo"
+	"github.com/holdfastdb/holdfast/wal"
 )
 
 const (
@@ -38,10 +39,7 @@ const (
 type Position = repo.Position
 
 // Point is a position on its branch.
-type Point struct {
-	Branch string
-	Pos    Position
-}
+type Point = wal.Point
 
 // Sealer makes and opens the keys of spool files; *repo.Lineage is one.
 type Sealer interface {
@@ -77,6 +75,8 @@ func (o Options) withDefaults() (Options, error) {
 
 // ahead is how far zeros are written ahead, bytes.
 func (o Options) ahead() int64 { return min(maxAhead, o.FileBytes/8/unit*unit) }
+
+var _ wal.Spool = (*Spool)(nil)
 
 // Spool is an open spool. Safe for concurrent use; Begin, Append and Beat
 // keep the order in which they are called.
@@ -121,7 +121,7 @@ func (s *Spool) Begin(branch string, at Position) error {
 	if err := s.room(len(branch) + maxRecord); err != nil {
 		return err
 	}
-	s.at = Point{branch, at}
+	s.at = Point{Branch: branch, Pos: at}
 	s.batch.begin(s.at)
 	s.took()
 	return nil
