@@ -20,7 +20,8 @@ const (
 	lives      = 4 // processes a seed
 )
 
-type diskMode = fs.FileMode
+// errKilled ends a process, not its machine.
+var errKilled = errors.New("killed")
 
 // record is one thing given to the spool. Its time is its identity.
 type record struct {
@@ -34,7 +35,9 @@ type record struct {
 type world struct {
 	rng     *rand.Rand
 	seal    Sealer
+	o       Options
 	disk    *crashfs.FS
+	ops     int // the process may make before it is killed
 	spool   *Spool
 	records []record // in the order taken, without what a restart showed to be lost
 	synced  int      // of them
@@ -138,7 +141,7 @@ func (w *world) step() error {
 
 // start opens the spool, holds it to what earlier ones said, and begins.
 func (w *world) start(ctx context.Context) error {
-	s, err := Open(ctx, w.disk, "spool", w.seal, small())
+	s, err := Open(ctx, &faulty{w.disk, w.mortal}, "spool", w.seal, w.o)
 	if err != nil {
 		return err
 	}
@@ -158,6 +161,14 @@ func (w *world) start(ctx context.Context) error {
 		return err
 	}
 	return w.begin()
+}
+
+// mortal is what kills a process before any of its operations.
+func (w *world) mortal(string) error {
+	if w.ops--; w.ops < 0 {
+		return errKilled
+	}
+	return nil
 }
 
 // forget is what follows draining into the store.
@@ -234,13 +245,13 @@ func (w *world) onDisk() error {
 		}
 		return err
 	})
-	if err == nil && total > small().Limit {
+	if err == nil && total > w.o.Limit {
 		err = fmt.Errorf("%d bytes on disk", total)
 	}
 	return err
 }
 
-// life is one process, until a crash, a kill, or its own end.
+// life is one process, until the machine crashes, it is killed, or it ends.
 func (w *world) life(ctx context.Context) error {
 	if err := w.start(ctx); err != nil {
 		return err
@@ -260,10 +271,6 @@ func (w *world) life(ctx context.Context) error {
 			return err
 		}
 	}
-	if w.rng.IntN(3) == 0 {
-		kill(w.spool)
-		return nil
-	}
 	err := w.spool.Close()
 	if err == nil {
 		w.synced = len(w.records)
@@ -277,19 +284,30 @@ func TestCrash(t *testing.T) {
 	seal, seen := lineage(t, true), map[string]int{}
 	for seed := range uint64(crashSeeds) {
 		rng := rand.New(rand.NewPCG(seed, 2))
-		w := &world{rng: rng, seal: seal, disk: crashfs.New(seed, nil), stored: map[string]Position{}, seen: seen}
+		w := &world{rng: rng, seal: seal, o: small(), disk: crashfs.New(seed, nil), stored: map[string]Position{}, seen: seen}
+		if seed%3 == 0 {
+			w.o.Limit = MinLimit
+		}
 		for life := range lives {
 			w.disk.CrashAt(w.disk.Ops() + rng.IntN(300))
+			w.ops = rng.IntN(300)
 			err := w.life(t.Context())
-			if err != nil && !errors.Is(err, crashfs.ErrCrashed) {
+			switch {
+			case errors.Is(err, errKilled):
+				seen["killed"]++
+				if w.spool != nil {
+					kill(w.spool)
+				}
+			case err != nil && !errors.Is(err, crashfs.ErrCrashed):
 				t.Fatalf("seed %d, life %d: %v", seed, life, err)
 			}
-			if err != nil || rng.IntN(2) == 0 {
+			if w.disk.Crashed() || rng.IntN(4) == 0 {
 				seen["crashed"]++
 				w.disk = w.disk.Restart()
 			}
 		}
 		w.disk.CrashAt(-1)
+		w.ops = 1 << 30
 		if w.disk.Crashed() {
 			w.disk = w.disk.Restart()
 		}
@@ -297,7 +315,7 @@ func TestCrash(t *testing.T) {
 			t.Fatalf("seed %d, at last: %v", seed, err)
 		}
 	}
-	for _, what := range []string{"crashed", "replayed", "unsynced lost", "unsynced kept", "trimmed", "full"} {
+	for _, what := range []string{"crashed", "replayed", "unsynced lost", "unsynced kept", "trimmed", "full", "killed"} {
 		if seen[what] < 20 {
 			t.Errorf("%s: only %d times; the test proves little", what, seen[what])
 		}
@@ -310,8 +328,9 @@ func TestFullDisk(t *testing.T) {
 	seal, seen := lineage(t, true), map[string]int{}
 	for seed := range uint64(300) {
 		rng := rand.New(rand.NewPCG(seed, 3))
-		w := &world{rng: rng, seal: seal, disk: crashfs.New(seed, nil), stored: map[string]Position{}, seen: seen}
+		w := &world{rng: rng, seal: seal, o: small(), disk: crashfs.New(seed, nil), stored: map[string]Position{}, seen: seen}
 		for life := range lives {
+			w.ops = 1 << 30
 			w.disk.SetFree(int64(rng.IntN(100 << 10)))
 			err := w.life(t.Context())
 			if errors.Is(err, ErrFailed) {

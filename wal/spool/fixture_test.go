@@ -5,12 +5,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"testing"
 	"time"
 
 	"github.com/holdfastdb/holdfast/internal/blob/memstore"
 	"github.com/holdfastdb/holdfast/internal/diskfs"
-	"github.com/holdfastdb/holdfast/internal/diskfs/crashfs"
 	"github.com/holdfastdb/holdfast/internal/repo"
 	"github.com/holdfastdb/holdfast/internal/secret"
 )
@@ -71,9 +71,6 @@ func add(t testing.TB, s *Spool, n int) {
 	}
 }
 
-// crashed returns the spool's disk after a crash.
-func crashed(f *crashfs.FS) *crashfs.FS { return f.Restart() }
-
 // kill ends a spool as a killed process would: only the lock is gone.
 func kill(s *Spool) { _ = s.unlock() }
 
@@ -114,18 +111,43 @@ func names(t testing.TB, fsys diskfs.FS) map[string]bool {
 	return all
 }
 
-// faulty lets a test fail operations of a disk by name.
+// faulty lets a test fail the operations of a process on its disk.
 type faulty struct {
 	diskfs.FS
-	fail func(op string) error
+	fail func(op string) error // before the operation
 }
 
-func (f *faulty) Create(name string, perm diskMode) (diskfs.File, error) {
+func (f *faulty) Create(name string, perm fs.FileMode) (diskfs.File, error) {
+	if err := f.fail("create"); err != nil {
+		return nil, err
+	}
 	h, err := f.FS.Create(name, perm)
 	if err != nil {
 		return nil, err
 	}
 	return &faultyFile{h, f}, nil
+}
+
+func (f *faulty) Open(name string) (diskfs.File, error) {
+	h, err := f.FS.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	return &faultyFile{h, f}, nil
+}
+
+func (f *faulty) Rename(oldname, newname string) error {
+	if err := f.fail("rename"); err != nil {
+		return err
+	}
+	return f.FS.Rename(oldname, newname)
+}
+
+func (f *faulty) Unlink(name string) error {
+	if err := f.fail("unlink"); err != nil {
+		return err
+	}
+	return f.FS.Unlink(name)
 }
 
 func (f *faulty) SyncDir(name string) error {

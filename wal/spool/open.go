@@ -1,7 +1,6 @@
 package spool
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -74,15 +73,20 @@ func (s *Spool) load(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if f.used <= unit && f.damage == nil {
-			litter = append(litter, s.name(n, suffixSpool))
-			continue
-		}
 		s.files = append(s.files, f)
-		s.bytes += f.size
 	}
+	s.checkEnds()
+	s.files = slices.DeleteFunc(s.files, func(f *file) bool {
+		empty := f.used <= unit && f.damage == nil
+		if empty {
+			litter = append(litter, s.name(f.number, suffixSpool))
+		} else {
+			s.bytes += f.size
+		}
+		return empty
+	})
 	s.left = len(s.files)
-	s.checkLinks()
+	s.checkMissing()
 	if err := s.settle(); err != nil {
 		return err
 	}
@@ -194,25 +198,34 @@ func (s *Spool) openFile(n uint64) (*frames, error) {
 	return r, err
 }
 
-// checkLinks compares what each file says of the one before it with what is
-// there (F27).
-func (s *Spool) checkLinks() {
-	for i, f := range s.files {
-		if f.prev.number == 0 {
-			continue
-		}
-		j, found := slices.BinarySearchFunc(s.files[:i], f.prev.number, func(f *file, n uint64) int {
-			return cmp.Compare(f.number, n)
-		})
-		switch {
-		case !found && i > 0:
-			f.before = &DamageError{s.name(f.prev.number, suffixSpool), 0, errors.New("the file is missing")}
-		case found && s.files[j].damage == nil && uint64(s.files[j].used/unit) < f.prev.units:
-			p := s.files[j]
+// checkEnds compares what each file says of the one before it with what can
+// be read of that (F27).
+func (s *Spool) checkEnds() {
+	for _, f := range s.files {
+		p := s.find(f.prev.number)
+		if p != nil && p.damage == nil && uint64(p.used/unit) < f.prev.units {
 			p.damage = &DamageError{s.name(p.number, suffixSpool), p.used,
-				fmt.Errorf("%d bytes were durable", f.prev.units*unit)}
+				fmt.Errorf("%d bytes of it were durable", f.prev.units*unit)}
 		}
 	}
+}
+
+// checkMissing finds files that must have been there (F27).
+func (s *Spool) checkMissing() {
+	for i, f := range s.files {
+		if i > 0 && f.prev.number > 0 && s.find(f.prev.number) == nil {
+			f.before = &DamageError{s.name(f.prev.number, suffixSpool), 0, errors.New("the file is missing")}
+		}
+	}
+}
+
+func (s *Spool) find(number uint64) *file {
+	for _, f := range s.files {
+		if f.number == number {
+			return f
+		}
+	}
+	return nil
 }
 
 // settle makes durable what was found: an earlier run that was killed may not
