@@ -19,10 +19,11 @@ const (
 	typeNote     objType = 8
 	typeRecord   objType = 9
 	typeRepo     objType = 10
+	typeLease    objType = 12
 )
 
 func (t objType) label() string {
-	labels := [...]string{"", "pack", "map", "segment", "manifest", "lineage", "branch", "intent", "note", "record", "repository"}
+	labels := [...]string{"", "pack", "map", "segment", "manifest", "lineage", "branch", "intent", "note", "record", "repository", 12: "lease"}
 	if int(t) < len(labels) {
 		return labels[t]
 	}
