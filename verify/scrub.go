@@ -45,7 +45,7 @@ const fetchStep = 8 << 20
 // findings.
 func ScrubLineage(ctx context.Context, l *repo.Lineage, clock func() time.Time, progress func(int64)) (*Scrub, error) {
 	s := &scrubber{l: l, progress: progress, out: Scrub{Lineage: l.Info().ID, Database: l.Info().Database, Started: clock().UTC(), Findings: []repo.Finding{}}}
-	for _, step := range []func(context.Context){s.backups, s.log, s.records} {
+	for _, step := range []func(context.Context){s.backups, s.log, s.records, s.lease} {
 		step(ctx)
 		if err := ctx.Err(); err != nil {
 			return nil, context.Cause(ctx)
@@ -172,5 +172,14 @@ func (s *scrubber) records(ctx context.Context) {
 		if err != nil && !errors.Is(err, context.Canceled) {
 			s.finding("error", "record", err)
 		}
+	}
+}
+
+// lease reads the one mutable object. Damage to it loses nothing, but stops
+// the next writer.
+func (s *scrubber) lease(ctx context.Context) {
+	_, _, err := s.l.ReadLease(ctx)
+	if err != nil && !errors.Is(err, repo.ErrNotFound) && ctx.Err() == nil {
+		s.finding("error", "lease", err)
 	}
 }

@@ -21,8 +21,13 @@ var (
 	ErrNotFound = errors.New("object not found")
 	// ErrRetained is returned by Delete while an object's retention lasts.
 	ErrRetained = errors.New("object is under retention")
+	// ErrChanged is returned by Swap when the object is not in the state that
+	// the caller named: somebody else was there first, or the caller's own
+	// earlier attempt whose reply was lost. Read it back and compare.
+	ErrChanged = errors.New("object changed meanwhile")
 	// ErrUnsupported is returned by Retain (and by Create with RetainUntil)
-	// where Capabilities().Retention is RetentionNone.
+	// where Capabilities().Retention is RetentionNone, and by Swap and
+	// ReadVersion where Capabilities().Swap is false.
 	ErrUnsupported = errors.New("not supported by this store")
 	// ErrPrefix is returned by Create where a store maps keys onto
 	// directories and the key is also the beginning of another ("a" beside
@@ -67,9 +72,11 @@ type Capabilities struct {
 	MaxObject   int64     `json:"max_object"`   // largest body Create accepts, bytes
 	CreateOnly  bool      `json:"create_only"`  // Create is exclusive between processes and hosts
 	SortedLists bool      `json:"sorted_lists"` // List answers in key order
+	Swap        bool      `json:"swap"`         // Swap is exclusive between processes and hosts
 }
 
-// Store keeps immutable objects under slash-separated keys. Keys match
+// Store keeps objects under slash-separated keys: immutable ones (Create), and
+// a few that are replaced as a whole (Swapper, in swap.go). Keys match
 // [A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*, no segment begins with a dot (drivers
 // keep their own files under such names) or exceeds 255 bytes, and a key has
 // at most 512; a driver refuses others before any I/O (CheckKey). All methods
@@ -101,6 +108,8 @@ type Store interface {
 
 	// Retain extends the object's retention to until. It never shortens one.
 	Retain(ctx context.Context, key string, until time.Time) error
+
+	Swapper
 
 	// Capabilities says what this store offers, as far as the driver knows.
 	Capabilities() Capabilities

@@ -51,6 +51,9 @@ func makeWorld(t testing.TB, encrypted bool) *world {
 			t.Fatal(err)
 		}
 	}
+	if _, err := l.SwapLease(ctx, "", testLease(1, "a")); err != nil {
+		t.Fatal(err)
+	}
 	return w
 }
 
@@ -82,6 +85,7 @@ func (w *world) readers() map[string]func() error {
 		"/log/":          func() error { _, _, err := w.l.ReadSegment(ctx, w.seg); return err },
 		"/note/":         func() error { _, err := w.l.Notes(ctx); return err },
 		"/record/":       func() error { _, err := w.l.Records(ctx); return err },
+		"/lease.json":    func() error { _, _, err := w.l.ReadLease(ctx); return err },
 		"/pack/":         w.checkPacks,
 		"/intent/":       w.checkIntents,
 	}

@@ -1,5 +1,6 @@
 // Package repo is the on-store format: keys and key slots, sealed objects,
-// packs and frames, map blocks, manifests, log segments, branches, intents.
+// packs and frames, map blocks, manifests, log segments, branches, intents,
+// leases.
 // docs/FORMAT.md specifies it rule by rule; the code cites the rules (F1, …).
 //
 // It decides what bytes go under what key and when a thing exists; it does
@@ -10,6 +11,6 @@
 // From the bottom up: names (object keys), keyring and scope (keys derived
 // from keys), header and frame (one sealed piece), encode (compression), seal
 // (a stream of frames), document (JSON with a sealed part); on these stand
-// pack, mapfile, manifest, segment, branch, note, lineage; init, open and
+// pack, mapfile, manifest, segment, branch, note, lease, lineage; init, open and
 // slots are the way in.
 package repo

@@ -87,7 +87,7 @@ func (o *outsider) must(err error) {
 // frame is F8 and F9.
 func (o *outsider) frame(head []byte, name string, n uint32, last byte, stored []byte) []byte {
 	o.t.Helper()
-	labels := strings.Fields("- pack map segment manifest lineage branch intent note record repository spool")
+	labels := strings.Fields("- pack map segment manifest lineage branch intent note record repository spool lease")
 	key := o.derive(o.epochs[binary.BigEndian.Uint32(head[12:16])], head[16:48], "holdfast/0 object "+labels[head[9]])
 	block, err := aes.NewCipher(key)
 	o.must(err)
@@ -268,6 +268,9 @@ func TestFormatPageIsEnough(t *testing.T) {
 	if err := l.PutRecord(ctx, "d1", []byte(`{"verdict":"pass"}`)); err != nil {
 		t.Fatal(err)
 	}
+	if _, err := l.SwapLease(ctx, "", testLease(1, "a")); err != nil {
+		t.Fatal(err)
+	}
 	id, err := age.ParseX25519Identity(recovery.Reveal())
 	if err != nil {
 		t.Fatal(err)
@@ -285,6 +288,9 @@ func TestFormatPageIsEnough(t *testing.T) {
 	}
 	if _, record := o.document("l/pg-7/record/d1.json"); string(record) != `{"verdict":"pass"}` {
 		t.Errorf("record: %s", record)
+	}
+	if public, report := o.document("l/pg-7/lease.json"); !bytes.Contains(public, []byte(`"epoch":1,"kind":"stream"`)) || string(report) != `{"durable":"10"}` {
+		t.Errorf("lease: %s, %s", public, report)
 	}
 	if public, _ := o.document("l/pg-7/lineage.json"); !bytes.Contains(public, []byte(`"database":"orders"`)) {
 		t.Errorf("lineage: %s", public)

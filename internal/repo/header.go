@@ -20,10 +20,11 @@ const (
 	typeRecord   objType = 9
 	typeRepo     objType = 10
 	typeSpool    objType = 11
+	typeLease    objType = 12
 )
 
 func (t objType) label() string {
-	labels := [...]string{"", "pack", "map", "segment", "manifest", "lineage", "branch", "intent", "note", "record", "repository", "spool"}
+	labels := [...]string{"", "pack", "map", "segment", "manifest", "lineage", "branch", "intent", "note", "record", "repository", "spool", "lease"}
 	if int(t) < len(labels) {
 		return labels[t]
 	}

@@ -21,6 +21,8 @@ func slotKey(name string) string       { return prefixKeys + name + ".json" }
 func linPrefix(lineage string) string  { return prefixLins + lineage + "/" }
 func lineageKey(lineage string) string { return linPrefix(lineage) + "lineage.json" }
 
+func leaseKey(lineage string) string { return linPrefix(lineage) + "lease.json" }
+
 func packKey(lineage string, id PackID) string {
 	s := id.String()
 	return linPrefix(lineage) + "pack/" + s[:2] + "/" + s

@@ -53,6 +53,8 @@ func checks() []check {
 		{"not-found", checkNotFound},
 		{"bad-keys", checkBadKeys},
 		{"cancelled", checkCancelled},
+		{"swap", checkSwap},
+		{"swap-race", checkSwapRace},
 		{"retention", checkRetention},
 	}
 }

@@ -28,6 +28,8 @@ type broken struct {
 	remove func(context.Context, string) error
 	retain func(context.Context, string, time.Time) error
 	caps   func() blob.Capabilities
+	swap   func(context.Context, string, blob.Version, []byte) (blob.Version, error)
+	readV  func(context.Context, string) ([]byte, blob.Version, error)
 }
 
 func (b *broken) Create(ctx context.Context, k string, body []byte, o blob.CreateOptions) error {
@@ -44,13 +46,33 @@ func (b *broken) Delete(ctx context.Context, k string) error { return b.remove(c
 func (b *broken) Retain(ctx context.Context, k string, t time.Time) error {
 	return b.retain(ctx, k, t)
 }
+func (b *broken) Swap(ctx context.Context, k string, old blob.Version, body []byte) (blob.Version, error) {
+	return b.swap(ctx, k, old, body)
+}
+func (b *broken) ReadVersion(ctx context.Context, k string) ([]byte, blob.Version, error) {
+	return b.readV(ctx, k)
+}
 func (b *broken) Capabilities() blob.Capabilities { return b.caps() }
 
 func breaking(how func(s blob.Store, b *broken)) blob.Store {
 	s := good()
-	b := &broken{s, s.Create, s.Read, s.Stat, s.List, s.Delete, s.Retain, s.Capabilities}
+	b := &broken{s, s.Create, s.Read, s.Stat, s.List, s.Delete, s.Retain, s.Capabilities, s.Swap, s.ReadVersion}
 	how(s, b)
 	return b
+}
+
+// overwrite swaps whatever is there.
+func overwrite(ctx context.Context, s blob.Store, k string, body []byte) (blob.Version, error) {
+	for {
+		_, now, err := s.ReadVersion(ctx, k)
+		if err != nil && !errors.Is(err, blob.ErrNotFound) {
+			return "", err
+		}
+		v, err := s.Swap(ctx, k, now, body)
+		if !errors.Is(err, blob.ErrChanged) {
+			return v, err
+		}
+	}
 }
 
 // TestFindsBrokenStores: each kind of wrong store fails the check that is
@@ -179,6 +201,52 @@ func TestFindsBrokenStores(t *testing.T) {
 				}
 				return s.Read(context.WithoutCancel(ctx), k, off, n)
 			}
+		}},
+		"swaps without comparing": {"swap", func(s blob.Store, b *broken) {
+			b.swap = func(ctx context.Context, k string, _ blob.Version, body []byte) (blob.Version, error) {
+				return overwrite(ctx, s, k, body)
+			}
+		}},
+		"compares only that there is one": {"swap", func(s blob.Store, b *broken) {
+			b.swap = func(ctx context.Context, k string, old blob.Version, body []byte) (blob.Version, error) {
+				if _, now, err := s.ReadVersion(ctx, k); old != "" && err == nil {
+					old = now
+				}
+				return s.Swap(ctx, k, old, body)
+			}
+		}},
+		"compares, then swaps": {"swap-race", func(s blob.Store, b *broken) {
+			b.swap = func(ctx context.Context, k string, old blob.Version, body []byte) (blob.Version, error) {
+				_, now, err := s.ReadVersion(ctx, k)
+				if err != nil && !errors.Is(err, blob.ErrNotFound) {
+					return "", err
+				}
+				if now != old {
+					return "", blob.ErrChanged
+				}
+				time.Sleep(5 * time.Millisecond) // all racers compare meanwhile
+				return overwrite(ctx, s, k, body)
+			}
+		}},
+		"swaps over created objects": {"swap", func(s blob.Store, b *broken) {
+			b.swap = func(ctx context.Context, k string, old blob.Version, body []byte) (blob.Version, error) {
+				v, err := s.Swap(ctx, k, old, body)
+				if old == "" && errors.Is(err, blob.ErrChanged) && strings.HasSuffix(k, "/d/p") {
+					return overwrite(ctx, s, k, body)
+				}
+				return v, err
+			}
+		}},
+		"keeps its swapped objects apart": {"swap", func(s blob.Store, b *broken) {
+			b.swap = func(ctx context.Context, k string, old blob.Version, body []byte) (blob.Version, error) {
+				return s.Swap(ctx, k+".swap", old, body)
+			}
+			b.readV = func(ctx context.Context, k string) ([]byte, blob.Version, error) {
+				return s.ReadVersion(ctx, k+".swap")
+			}
+		}},
+		"swaps, and says it does not": {"swap", func(s blob.Store, b *broken) {
+			b.caps = func() blob.Capabilities { return blob.Capabilities{Retention: blob.RetentionAdvisory} }
 		}},
 		"forgets retention": {"retention", func(s blob.Store, b *broken) {
 			b.create = func(ctx context.Context, k string, body []byte, _ blob.CreateOptions) error {

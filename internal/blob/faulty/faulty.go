@@ -33,6 +33,9 @@ const (
 	List   Op = "list"
 	Delete Op = "delete"
 	Retain Op = "retain"
+	Swap   Op = "swap"
+
+	ReadVersion Op = "read-version"
 )
 
 // Kind is a way to fail.
@@ -174,6 +177,30 @@ func (s *Store) Retain(ctx context.Context, key string, until time.Time) error {
 	return s.around(ctx, Retain, key, s.decide(Retain, key), func() error {
 		return s.inner.Retain(ctx, key, until)
 	})
+}
+
+// Swap implements blob.Swapper.
+func (s *Store) Swap(ctx context.Context, key string, old blob.Version, body []byte) (v blob.Version, err error) {
+	err = s.around(ctx, Swap, key, s.decide(Swap, key), func() (err error) {
+		v, err = s.inner.Swap(ctx, key, old, body)
+		return err
+	})
+	if err != nil {
+		return "", err
+	}
+	return v, nil
+}
+
+// ReadVersion implements blob.Swapper.
+func (s *Store) ReadVersion(ctx context.Context, key string) (body []byte, v blob.Version, err error) {
+	err = s.around(ctx, ReadVersion, key, s.decide(ReadVersion, key), func() (err error) {
+		body, v, err = s.inner.ReadVersion(ctx, key)
+		return err
+	})
+	if err != nil {
+		return nil, "", err
+	}
+	return body, v, nil
 }
 
 // List implements blob.Store.

@@ -74,6 +74,28 @@ func TestCreateFaults(t *testing.T) {
 	}
 }
 
+func TestSwapFaults(t *testing.T) {
+	for kind, stored := range map[Kind]bool{Before: false, Lost: true, Full: false} {
+		s, inner := with(t, Rule{Op: Swap, Key: "m", Fault: Fault{Kind: kind}}, Rule{Op: ReadVersion, Fault: Fault{Kind: Before}})
+		if _, err := s.Swap(t.Context(), "m", "", []byte("x")); !errors.Is(err, ErrInjected) {
+			t.Errorf("%s: got %v", kind, err)
+		}
+		if _, err := inner.Stat(t.Context(), "m"); (err == nil) != stored {
+			t.Errorf("%s: stored: %v, want %v", kind, err == nil, stored)
+		}
+		_, err := s.Swap(t.Context(), "m", "", []byte("x"))
+		if stored != errors.Is(err, blob.ErrChanged) || !stored && err != nil {
+			t.Errorf("%s: the retry got %v", kind, err)
+		}
+		if _, _, err := s.ReadVersion(t.Context(), "m"); !errors.Is(err, ErrInjected) {
+			t.Errorf("%s: the read got %v", kind, err)
+		}
+		if body, v, err := s.ReadVersion(t.Context(), "m"); string(body) != "x" || v == "" || err != nil {
+			t.Errorf("%s: the second read got %q, %q, %v", kind, body, v, err)
+		}
+	}
+}
+
 func TestReadFaults(t *testing.T) {
 	cases := []struct {
 		fault  Fault
@@ -132,6 +154,11 @@ func TestStalls(t *testing.T) {
 		Stat:   func(ctx context.Context) error { _, err := s.Stat(ctx, "k"); return err },
 		Delete: func(ctx context.Context) error { return s.Delete(ctx, "k") },
 		Retain: func(ctx context.Context) error { return s.Retain(ctx, "k", time.Now().Add(time.Hour)) },
+		Swap:   func(ctx context.Context) error { _, err := s.Swap(ctx, "new", "", nil); return err },
+		ReadVersion: func(ctx context.Context) error {
+			_, _, err := s.ReadVersion(ctx, "k")
+			return err
+		},
 		List: func(ctx context.Context) error {
 			return s.List(ctx, "", blob.ListOptions{}, func(blob.Object) error { return errors.New("listed") })
 		},

@@ -71,7 +71,7 @@ func Kinds(op Op) []Kind {
 	switch op {
 	case Create:
 		return []Kind{Before, Lost, Stall, Full}
-	case Delete, Retain:
+	case Delete, Retain, Swap:
 		return []Kind{Before, Lost, Stall, Full}
 	case Read:
 		return []Kind{Before, Stall, Cut, Short, Flip, StallBody}

@@ -87,7 +87,7 @@ func hint(err error, where string) string {
 // isAnswer reports whether err answers a question about the object rather
 // than reporting a failure.
 func isAnswer(err error) bool {
-	for _, e := range []error{blob.ErrExists, blob.ErrNotFound, blob.ErrRetained, blob.ErrPrefix} {
+	for _, e := range []error{blob.ErrExists, blob.ErrNotFound, blob.ErrChanged, blob.ErrRetained, blob.ErrPrefix} {
 		if errors.Is(err, e) {
 			return true
 		}

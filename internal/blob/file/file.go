@@ -6,6 +6,7 @@
 //
 //	.tmp/<pid>-<random>         an object being written, not yet under its key
 //	.retain/<key>/@<until>      an advisory retention (see retain.go)
+//	.swap/<digit>               a lock between processes (see swap.go)
 //
 // It knows nothing of the repository format. What survives a crash is proved
 // over crashfs; what every driver must do, by blobtest.
@@ -92,6 +93,7 @@ func (s *Store) Capabilities() blob.Capabilities {
 		MaxObject:   maxObject,
 		CreateOnly:  true,
 		SortedLists: true,
+		Swap:        true,
 	}
 }
 

@@ -63,8 +63,11 @@ func runChild(role, dir, id string) error {
 	if _, err := io.Copy(io.Discard, os.Stdin); err != nil { // until all are ready
 		return err
 	}
-	if role == "race" {
+	switch role {
+	case "race":
 		return race(ctx, s, id)
+	case "count":
+		return count(ctx, s, id)
 	}
 	return churn(ctx, s, id)
 }

@@ -11,6 +11,7 @@ import (
 	"io"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -24,12 +25,14 @@ type Store struct {
 
 	mu      sync.Mutex
 	objects map[string]object
+	states  uint64 // counts every state of every object
 }
 
 type object struct {
 	body     []byte
 	modified time.Time
 	retained time.Time
+	state    uint64 // never the same twice: the strictest Version there can be
 }
 
 // New returns an empty store; clock gives modification times.
@@ -41,7 +44,13 @@ func New(clock func() time.Time) *Store {
 func (s *Store) Put(key string, body []byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.objects[key] = object{body: bytes.Clone(body), modified: s.clock()}
+	s.set(key, body, time.Time{})
+}
+
+// set puts an object into a new state, under the lock.
+func (s *Store) set(key string, body []byte, retained time.Time) {
+	s.states++
+	s.objects[key] = object{body: bytes.Clone(body), modified: s.clock(), retained: retained, state: s.states}
 }
 
 // Bytes returns a copy of an object's bytes, nil if there is none.
@@ -68,8 +77,40 @@ func (s *Store) Create(ctx context.Context, key string, body []byte, opt blob.Cr
 	if _, ok := s.objects[key]; ok {
 		return fmt.Errorf("create %s: %w", key, blob.ErrExists)
 	}
-	s.objects[key] = object{body: bytes.Clone(body), modified: s.clock(), retained: opt.RetainUntil}
+	s.set(key, body, opt.RetainUntil)
 	return nil
+}
+
+// Swap: see blob.Swapper.
+func (s *Store) Swap(ctx context.Context, key string, old blob.Version, body []byte) (blob.Version, error) {
+	if err := guard(ctx, blob.CheckSwap(key, body)); err != nil {
+		return "", err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	o, ok := s.objects[key]
+	if ok != (old != "") || ok && o.version() != old {
+		return "", fmt.Errorf("swap %s: %w", key, blob.ErrChanged)
+	}
+	if o.retained.After(s.clock()) {
+		return "", fmt.Errorf("swap %s: %w", key, blob.ErrRetained)
+	}
+	s.set(key, body, time.Time{})
+	return s.objects[key].version(), nil
+}
+
+func (o object) version() blob.Version { return blob.Version(strconv.FormatUint(o.state, 10)) }
+
+// ReadVersion: see blob.Swapper.
+func (s *Store) ReadVersion(ctx context.Context, key string) ([]byte, blob.Version, error) {
+	o, err := s.get(ctx, key)
+	if err != nil {
+		return nil, "", err
+	}
+	if len(o.body) > blob.MaxSwap {
+		return nil, "", fmt.Errorf("read %s: longer than the %d bytes of a mutable object", key, blob.MaxSwap)
+	}
+	return bytes.Clone(o.body), o.version(), nil
 }
 
 // Read: see blob.Store.
@@ -195,7 +236,7 @@ func (s *Store) Retain(ctx context.Context, key string, until time.Time) error {
 
 // Capabilities: see blob.Store. Other processes cannot see the store at all.
 func (s *Store) Capabilities() blob.Capabilities {
-	return blob.Capabilities{Retention: blob.RetentionAdvisory, MaxObject: 1 << 30, CreateOnly: true, SortedLists: true}
+	return blob.Capabilities{Retention: blob.RetentionAdvisory, MaxObject: 1 << 30, CreateOnly: true, SortedLists: true, Swap: true}
 }
 
 // guard answers a cancelled ctx and a bad key alike, before any work.
