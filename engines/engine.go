@@ -124,6 +124,9 @@ type LogSource interface {
 	// on the server, and starts at o.From.
 	// It returns nil only when ctx ended or o.Until became durable.
 	Tail(ctx context.Context, o TailOptions, in wal.Intake) error
+	// Compare proves that the server's own log holds these very bytes from a
+	// position on. An error that wraps repo.ErrFork says that it holds others.
+	Compare(ctx context.Context, branch string, from repo.Position, archived []byte) error
 	// Guarantee asks the server what a commit that returned is worth now:
 	// whether commits wait for our acknowledgement. Cheap; status calls it.
 	Guarantee(ctx context.Context) (Guarantee, error)

@@ -29,8 +29,17 @@ func (e *GapError) Error() string {
 // Coverage merges one branch's segments (any order, overlaps allowed) into
 // its contiguous ranges, ordered.
 func Coverage(refs []repo.SegmentRef) []Range {
-	sorted := slices.Clone(refs)
-	slices.SortFunc(sorted, compareRefs)
+	ranges := make([]Range, len(refs))
+	for i, r := range refs {
+		ranges[i] = Range{Branch: r.Branch, Start: r.Start, End: r.End}
+	}
+	return Merge(ranges)
+}
+
+// Merge does the same for ranges of one branch.
+func Merge(ranges []Range) []Range {
+	sorted := slices.Clone(ranges)
+	slices.SortFunc(sorted, func(a, b Range) int { return cmpPosition(a.Start, b.Start) })
 	var out []Range
 	for _, r := range sorted {
 		if r.Start >= r.End {
@@ -40,7 +49,7 @@ func Coverage(refs []repo.SegmentRef) []Range {
 			out[n-1].End = max(out[n-1].End, r.End)
 			continue
 		}
-		out = append(out, Range{Branch: r.Branch, Start: r.Start, End: r.End})
+		out = append(out, r)
 	}
 	return out
 }

@@ -169,7 +169,7 @@ func (a *Archiver) retry(ctx context.Context, op func(context.Context) error, fa
 		switch {
 		case err == nil:
 			return nil
-		case errors.Is(err, repo.ErrFork), errors.Is(err, ErrLeaseLost):
+		case errors.Is(err, repo.ErrFork), errors.Is(err, ErrLeaseLost), errors.Is(err, ErrLeaseReleased):
 			return err
 		case ctx.Err() != nil:
 			return fmt.Errorf("%w (last: %w)", ctx.Err(), err)

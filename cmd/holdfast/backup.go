@@ -14,6 +14,7 @@ type backupFlags struct {
 	spread      bool
 	noHeartbeat bool
 	noSelfCheck bool
+	newLineage  bool
 }
 
 func (a *app) backupCommand() *cobra.Command {
@@ -33,6 +34,7 @@ so, and exits 4 if the server reported damaged pages on the way.`,
 	f.BoolVar(&fl.spread, "spread-checkpoint", false, "begin with a spread checkpoint: slower, easier on the server")
 	f.BoolVar(&fl.noHeartbeat, "no-heartbeat", false, "write nothing to the server, not even a heartbeat row")
 	f.BoolVar(&fl.noSelfCheck, "no-self-check", false, "do not decrypt and re-hash packs before they are stored")
+	f.BoolVar(&fl.newLineage, "new-lineage", false, "accept a server that is not the one recorded under this name")
 	return c
 }
 
@@ -63,7 +65,7 @@ func (a *app) runBackup(ctx context.Context, arg string, fl backupFlags) error {
 	began := a.clock()
 	p.start()
 	rep, err := a.deps(r).Backup(ctx, agent.BackupRequest{
-		Source: src, Database: t.name, Full: fl.full, Fast: !fl.spread,
+		Source: src, Database: t.name, Full: fl.full, NewLineage: fl.newLineage, Fast: !fl.spread,
 		Beat: !fl.noHeartbeat && !t.db.Heartbeat.Disabled, Stream: opts, Phase: p.phase,
 	})
 	p.stop()

@@ -80,6 +80,9 @@ func (a *app) printStatus(all []*agent.Status) error {
 		return err
 	}
 	for _, s := range all {
+		if g := guaranteeOf(s); g != nil {
+			a.printf("  %s: %s\n", s.Database, g.Sentence)
+		}
 		for _, f := range s.Findings {
 			a.printf("  %s: %s: %s%s\n", s.Database, f.Severity, f.Message, suffix("  → ", f.Fix))
 		}
@@ -87,12 +90,25 @@ func (a *app) printStatus(all []*agent.Status) error {
 	return nil
 }
 
+// guaranteeOf prefers what the server says now to what the streamer last saw.
+func guaranteeOf(s *agent.Status) *engines.Guarantee {
+	if s.Guarantee == nil && s.Stream != nil && s.Stream.Report != nil {
+		return s.Stream.Report.Guarantee
+	}
+	return s.Guarantee
+}
+
 func streamWord(s *agent.Status) string {
 	switch {
+	case s.Streaming && s.Stream != nil && s.Stream.Report != nil:
+		if r := s.Stream.Report; r.Condition != "" {
+			return r.State + ", " + string(r.Condition)
+		}
+		return s.Stream.Report.State
 	case !s.Reachable:
 		return "unknown"
 	case s.Streaming:
-		return "live"
+		return "streaming"
 	}
 	return "none"
 }

@@ -3,13 +3,15 @@ package main
 import (
 	"context"
 	"errors"
-	"sync"
+	"path/filepath"
 	"time"
 
 	"github.com/holdfastdb/holdfast/engines"
 	"github.com/holdfastdb/holdfast/internal/agent"
 	"github.com/holdfastdb/holdfast/internal/config"
 	"github.com/holdfastdb/holdfast/internal/hferr"
+	"github.com/holdfastdb/holdfast/internal/repo"
+	"github.com/holdfastdb/holdfast/wal/spool"
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 )
@@ -19,6 +21,11 @@ type streamFlags struct {
 	beat        time.Duration
 	noHeartbeat bool
 	quiet       bool
+	durability  string
+	spool       string
+	spoolLimit  config.Size
+	takeover    bool
+	newLineage  bool
 }
 
 func (a *app) streamCommand() *cobra.Command {
@@ -28,8 +35,14 @@ func (a *app) streamCommand() *cobra.Command {
 		Short: "Follow the log into the repository until stopped",
 		Long: `Follows each server's log into the repository over a replication slot, which
 it makes before anything else. A piece of log is acknowledged to the server
-only once it is durable in the store. When the connection is lost it resumes at
-the first byte the store lacks. Ctrl-C stores what has been received, then ends.`,
+only once it is durable: in the store, or with --durability spool in an
+encrypted spool on this host's disk, which is drained into the store. What the
+server may remove follows the store in both cases. When the connection is lost
+it resumes at the first byte the archive lacks, after a comparison with what the
+archive holds. One log has one writer: a second stream waits for the first.
+Ctrl-C stores what has been received, then ends.`,
+		Example: `  holdfast stream orders
+  holdfast stream orders --durability spool --spool /var/lib/holdfast/spool`,
 		RunE: func(cmd *cobra.Command, args []string) error { return a.runStream(cmd.Context(), args, fl) },
 	}
 	f := c.Flags()
@@ -37,6 +50,11 @@ the first byte the store lacks. Ctrl-C stores what has been received, then ends.
 	f.DurationVar(&fl.beat, "heartbeat-every", 0, "write a heartbeat row this often (default 1s)")
 	f.BoolVar(&fl.noHeartbeat, "no-heartbeat", false, "write nothing to the server; the RPO is then only bounded, not proven")
 	f.BoolVarP(&fl.quiet, "quiet", "q", false, "no periodic status line")
+	f.StringVar(&fl.durability, "durability", "", "what an acknowledgement means: store (default) or spool")
+	f.StringVar(&fl.spool, "spool", "", "directory of the spool, on a local disk (with --durability spool)")
+	f.Var(&fl.spoolLimit, "spool-limit", "how much the spool may take on its disk (default 4GiB)")
+	f.BoolVar(&fl.takeover, "takeover", false, "take the log over from another holdfast that still writes it")
+	f.BoolVar(&fl.newLineage, "new-lineage", false, "accept a server that is not the one recorded under this name")
 	return c
 }
 
@@ -49,32 +67,81 @@ func (a *app) runStream(ctx context.Context, args []string, fl streamFlags) erro
 	if err != nil {
 		return err
 	}
+	settings := make([]config.Stream, len(ts))
+	for i, t := range ts {
+		if t.url == "" {
+			return hferr.NewUsage("stream "+t.name, errors.New("it is not in the configuration"), "give its URL, or add it to holdfast.yaml")
+		}
+		if settings[i], err = fl.settings(t); err != nil {
+			return err
+		}
+	}
 	r, _, err := a.openRepo(ctx, cfg)
 	if err != nil {
 		return err
 	}
 	d := a.deps(r)
 	g, gctx := errgroup.WithContext(ctx)
-	for _, t := range ts {
-		if t.url == "" {
-			return hferr.NewUsage("stream "+t.name, errors.New("it is not in the configuration"), "give its URL, or add it to holdfast.yaml")
+	for i, t := range ts {
+		e, err := engineForURL(t.url)
+		if err != nil {
+			return err
 		}
 		g.Go(func() error {
-			lines := &streamLines{a: a, name: t.name, quiet: fl.quiet}
+			lines := &streamLines{a: a, name: t.name, quiet: fl.quiet, position: e.Restorer().FormatPosition}
 			return d.Stream(gctx, agent.StreamRequest{
 				Connect: func(ctx context.Context) (engines.Source, error) {
 					_, s, err := a.connect(ctx, t)
 					return s, err
 				},
 				Database:   t.name,
-				FlushEvery: pick(fl.flush, t.db.Stream.FlushEvery, config.DefaultFlush),
-				MaxSegment: int(t.db.Stream.MaxSegment),
+				FlushEvery: pick(fl.flush, settings[i].FlushEvery, config.DefaultFlush),
+				MaxSegment: int(settings[i].MaxSegment),
 				BeatEvery:  beatEvery(fl, t.db.Heartbeat),
+				OpenSpool:  a.spoolOpener(settings[i]),
+				Takeover:   fl.takeover,
+				NewLineage: fl.newLineage,
 				Events:     lines.event,
 			})
 		})
 	}
 	return g.Wait()
+}
+
+// settings are the configured ones with the flags over them.
+func (fl streamFlags) settings(t target) (config.Stream, error) {
+	s := t.db.Stream
+	if fl.durability != "" {
+		s.Durability = fl.durability
+	}
+	if fl.spool != "" {
+		s.Spool.Dir = fl.spool
+	}
+	if fl.spoolLimit > 0 {
+		s.Spool.Limit = fl.spoolLimit
+	}
+	if s.Durability != config.DurabilitySpool && fl.durability == config.DurabilityStore {
+		s.Spool = config.Spool{}
+	}
+	if err := s.Validate(); err != nil {
+		return s, hferr.NewUsage("stream "+t.name, err, "holdfast stream --help shows an example")
+	}
+	return s, nil
+}
+
+// spoolOpener is nil where the store answers for durability. Each lineage has
+// a directory of its own, so that databases may share one setting.
+func (a *app) spoolOpener(s config.Stream) func(context.Context, *repo.Lineage) (*spool.Spool, error) {
+	if s.Durability != config.DurabilitySpool {
+		return nil
+	}
+	limit := int64(s.Spool.Limit)
+	if limit == 0 {
+		limit = config.DefaultSpool
+	}
+	return func(ctx context.Context, l *repo.Lineage) (*spool.Spool, error) {
+		return spool.OpenDir(ctx, filepath.Join(s.Spool.Dir, l.Info().ID), l, spool.Options{Limit: limit, Log: a.log})
+	}
 }
 
 func pick(flag time.Duration, configured config.Duration, def time.Duration) time.Duration {
@@ -89,102 +156,4 @@ func beatEvery(fl streamFlags, h config.Heartbeat) time.Duration {
 		return 0
 	}
 	return pick(fl.beat, h.Every, config.DefaultBeat)
-}
-
-// streamLines prints a stream's life: each change at once, a status line
-// every few seconds.
-type streamLines struct {
-	a     *app
-	name  string
-	quiet bool
-
-	mu       sync.Mutex
-	last     time.Time
-	segments int
-	beatDown bool
-}
-
-const statusEvery = 5 * time.Second
-
-func (s *streamLines) event(e agent.StreamEvent) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.a.json() {
-		s.jsonEvent(e)
-		return
-	}
-	switch e.Kind {
-	case "streaming":
-		s.line("streaming from %X", uint64(e.Status.Received))
-	case "segment":
-		s.segments++
-		if s.beatDown = s.beatDown && len(e.Segment.Beats) == 0; s.segments == 1 {
-			s.line("first segment durable: through %X (%s)", uint64(e.Segment.End), e.Segment.Reason)
-		}
-	case "status":
-		s.status(e)
-	case "lost":
-		s.line("connection lost: %v", e.Err)
-		if h := hferr.HintOf(e.Err); h != "" {
-			s.line("  hint: %s", h)
-		}
-	case "retry":
-		s.line("connecting again")
-	case "heartbeat-failed":
-		if !s.beatDown {
-			s.line("no heartbeat: %v", e.Err)
-			if h := hferr.HintOf(e.Err); h != "" {
-				s.line("  hint: %s", h)
-			}
-		}
-		s.beatDown = true
-	case "stopped":
-		s.line("stopped; %d segments stored in this run", s.segments)
-	}
-}
-
-func (s *streamLines) status(e agent.StreamEvent) {
-	now := s.a.clock()
-	if s.quiet || now.Sub(s.last) < statusEvery {
-		return
-	}
-	s.last = now
-	behind := int64(0)
-	if e.Status.ServerEnd > e.Status.Durable {
-		behind = int64(e.Status.ServerEnd - e.Status.Durable)
-	}
-	s.line("durable %X, %s behind the server, %d segments%s", uint64(e.Status.Durable), size(behind), s.segments, storeTrouble(e.Archive.StoreErr))
-}
-
-func storeTrouble(err error) string {
-	if err == nil {
-		return ""
-	}
-	return "; STORE FAILING: " + err.Error()
-}
-
-func (s *streamLines) line(format string, args ...any) {
-	s.a.printf("%s %s: "+format+"\n", append([]any{s.a.clock().Format("15:04:05"), s.name}, args...)...)
-}
-
-// jsonEvent prints one object a line: a stream has no single document.
-func (s *streamLines) jsonEvent(e agent.StreamEvent) {
-	now := s.a.clock()
-	if e.Kind == "status" && now.Sub(s.last) < statusEvery {
-		return
-	}
-	if e.Kind == "status" {
-		s.last = now
-	}
-	doc := map[string]any{"time": now, "database": s.name, "event": e.Kind}
-	if e.Err != nil {
-		doc["error"], doc["hint"] = e.Err.Error(), hferr.HintOf(e.Err)
-	}
-	if e.Kind == "status" || e.Kind == "streaming" {
-		doc["durable"], doc["received"], doc["server"] = e.Status.Durable.Key(), e.Status.Received.Key(), e.Status.ServerEnd.Key()
-	}
-	if e.Segment != nil {
-		doc["start"], doc["end"], doc["reason"] = e.Segment.Start.Key(), e.Segment.End.Key(), e.Segment.Reason
-	}
-	s.a.printJSONLine(doc)
 }

@@ -1,6 +1,7 @@
 package enginetest
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -58,6 +59,21 @@ func (l *logSource) Release(ctx context.Context, name string) error {
 		return hferr.New("drop slot "+name, errInUse, "stop the stream that uses it first")
 	}
 	delete(l.srv.slots, name)
+	return nil
+}
+
+// Compare … see engines.LogSource.
+func (l *logSource) Compare(ctx context.Context, branch string, from repo.Position, archived []byte) error {
+	for len(archived) > 0 {
+		p, err := l.srv.read(from, len(archived))
+		if err != nil {
+			return err
+		}
+		if len(p.data) == 0 || !bytes.HasPrefix(archived, p.data) {
+			return fmt.Errorf("the server's log differs from %s on: %w", from.Key(), repo.ErrFork)
+		}
+		from, archived = from+repo.Position(len(p.data)), archived[len(p.data):]
+	}
 	return nil
 }
 

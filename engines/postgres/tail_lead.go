@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/holdfastdb/holdfast/engines"
 	"github.com/holdfastdb/holdfast/internal/hferr"
@@ -96,18 +97,81 @@ func (r *branchRun) compare(data []byte) ([]byte, error) {
 		return data, nil
 	}
 	n := int(min(repo.Position(len(data)), r.start-r.taken))
-	want := r.lead.archived[r.taken-r.lead.from:][:n]
-	if !bytes.Equal(data[:n], want) {
-		i := 0
-		for data[i] == want[i] {
-			i++
-		}
-		return nil, engines.Permanent(hferr.New("resume the stream of "+r.t.l.name,
-			&DivergedError{Branch: r.branch.ID, At: r.taken + repo.Position(i)},
-			"Two servers have written on the same timeline: one of them is a clone (a copied data directory, a volume snapshot) that was not promoted, "+
-				"and the archive holds the other one's log. Nothing was overwritten or acknowledged. Find out which one is the clone: promote it, so that it "+
-				"gets a timeline of its own, or give it a repository of its own."))
+	if err := sameLog(data[:n], r.lead.archived[r.taken-r.lead.from:][:n], r.branch.ID, r.taken); err != nil {
+		return nil, r.t.l.diverged("resume the stream of "+r.t.l.name, err)
 	}
 	r.taken += repo.Position(n)
 	return data[n:], nil
+}
+
+// sameLog compares log of a branch from a position on.
+func sameLog(server, archive []byte, branch string, at repo.Position) error {
+	if bytes.Equal(server, archive) {
+		return nil
+	}
+	i := 0
+	for server[i] == archive[i] {
+		i++
+	}
+	return &DivergedError{Branch: branch, At: at + repo.Position(i)}
+}
+
+func (l *logSource) diverged(what string, err error) error {
+	return engines.Permanent(hferr.New(what, err,
+		"Two servers have written on the same timeline: one of them is a clone (a copied data directory, a volume snapshot) that was not promoted, "+
+			"and the archive holds the other one's log. Nothing was overwritten or acknowledged. Find out which one is the clone: promote it, so that it "+
+			"gets a timeline of its own, or give it a repository of its own."))
+}
+
+// Compare streams the bytes from the server once more, over no slot.
+func (l *logSource) Compare(ctx context.Context, branch string, from repo.Position, archived []byte) error {
+	what := "compare the log of " + l.name + " with the archive's"
+	conn, err := l.replication(ctx, nil)
+	if err != nil {
+		return err
+	}
+	where, err := locate(ctx, conn)
+	if err != nil {
+		l.hangUp(conn)
+		return l.explain(what, err)
+	}
+	i := slices.IndexFunc(where.Path, func(b repo.Branch) bool { return b.ID == branch })
+	if i < 0 {
+		l.hangUp(conn)
+		return l.diverged(what, &LeftHistoryError{Branch: branch, Server: where.branch().ID, At: from})
+	}
+	stream, err := startReplication(ctx, conn, "", from, where.Path[i].Number, l.stall)
+	if err != nil {
+		l.hangUp(conn)
+		return l.explain(what, err)
+	}
+	defer stream.close()
+	err = compareWith(ctx, stream, branch, from, archived)
+	if errors.Is(err, repo.ErrFork) {
+		return l.diverged(what, err)
+	}
+	return l.explain(what, err)
+}
+
+func compareWith(ctx context.Context, s *link, branch string, at repo.Position, archived []byte) error {
+	for len(archived) > 0 {
+		select {
+		case a := <-s.arrivals:
+			n := min(len(a.Data), len(archived))
+			if n > 0 && a.Pos != at {
+				return fmt.Errorf("%w: log at %s in place of %s", errStream, FormatLSN(a.Pos), FormatLSN(at))
+			}
+			if err := sameLog(a.Data[:n], archived[:n], branch, at); err != nil {
+				return err
+			}
+			at, archived = at+repo.Position(n), archived[n:]
+		case <-s.ended:
+			if len(s.arrivals) == 0 {
+				return s.err
+			}
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
 }

@@ -39,7 +39,10 @@ func (s *site) snapshot() (swap func()) {
 	}
 	s.t.Cleanup(func() { os.RemoveAll(dir + ".clone"); os.RemoveAll(dir + ".original") })
 	cold("cp", "-a", dir, dir+".clone")
-	return func() { s.t.Helper(); cold("sh", "-c", "mv '"+dir+"' '"+dir+".original' && mv '"+dir+".clone' '"+dir+"'") }
+	return func() {
+		s.t.Helper()
+		cold("sh", "-c", "mv '"+dir+"' '"+dir+".original' && mv '"+dir+".clone' '"+dir+"'")
+	}
 }
 
 // TestACloneOnTheSameTimeline: a copied data directory goes on writing on its

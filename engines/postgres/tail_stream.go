@@ -104,9 +104,12 @@ type link struct {
 // 128 KiB (MAX_SEND_SIZE in replication/walsender.c).
 const queued = 32
 
-// startReplication begins streaming at pos.
+// startReplication begins streaming at pos; slot "" is none.
 func startReplication(ctx context.Context, conn *pgconn.PgConn, slot string, pos repo.Position, timeline uint64, stall time.Duration) (*link, error) {
-	command := fmt.Sprintf("START_REPLICATION SLOT %s PHYSICAL %s TIMELINE %d", slot, FormatLSN(pos), timeline)
+	if slot != "" {
+		slot = "SLOT " + slot + " "
+	}
+	command := fmt.Sprintf("START_REPLICATION %sPHYSICAL %s TIMELINE %d", slot, FormatLSN(pos), timeline)
 	conn.Frontend().SendQuery(&pgproto3.Query{String: command})
 	if err := conn.Frontend().Flush(); err != nil {
 		return nil, fmt.Errorf("send START_REPLICATION: %w", err)

@@ -10,6 +10,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/holdfastdb/holdfast/engines"
@@ -26,11 +27,18 @@ type Deps struct {
 }
 
 // register identifies a source and opens the lineage it writes, recording it
-// when it is new.
-func (d Deps) register(ctx context.Context, src engines.Source, database string) (*repo.Lineage, engines.Identity, error) {
+// when it is new. A name whose newest lineage is another one is refused unless
+// renew says that this is meant: two servers behind one name are a mistake
+// more often than an upgrade.
+func (d Deps) register(ctx context.Context, src engines.Source, database string, renew bool) (*repo.Lineage, engines.Identity, error) {
 	id, err := src.Identify(ctx)
 	if err != nil {
 		return nil, id, err
+	}
+	if !renew {
+		if err := d.sameServer(ctx, database, id.Lineage.ID); err != nil {
+			return nil, id, err
+		}
 	}
 	info := id.Lineage
 	info.Database = database
@@ -43,6 +51,23 @@ func (d Deps) register(ctx context.Context, src engines.Source, database string)
 		d.Log.Warn("this server is recorded under another name", "recorded", l.Info().Database, "asked", database)
 	}
 	return l, id, nil
+}
+
+// sameServer compares a server with the newest lineage recorded under a name.
+func (d Deps) sameServer(ctx context.Context, database, lineage string) error {
+	all, err := d.Repo.Lineages(ctx)
+	if err != nil {
+		return err
+	}
+	for _, l := range slices.Backward(all) {
+		if l.Database == database {
+			if l.ID != lineage {
+				return otherSystem(database, l.ID, lineage)
+			}
+			return nil
+		}
+	}
+	return nil
 }
 
 // FindLineage opens the newest lineage of a database name, or the lineage

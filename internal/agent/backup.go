@@ -7,10 +7,8 @@ import (
 	"time"
 
 	"github.com/holdfastdb/holdfast/engines"
-	"github.com/holdfastdb/holdfast/internal/hferr"
 	"github.com/holdfastdb/holdfast/internal/repo"
 	"github.com/holdfastdb/holdfast/stream"
-	"github.com/holdfastdb/holdfast/wal"
 )
 
 // BackupRequest asks for one base backup.
@@ -18,7 +16,10 @@ type BackupRequest struct {
 	Source   engines.Source
 	Database string
 	Full     bool // share nothing with earlier backups
-	Fast     bool // checkpoint at once
+	// NewLineage accepts a server that is not the one recorded under this
+	// name: it was initialised anew, or upgraded.
+	NewLineage bool
+	Fast       bool // checkpoint at once
 	// Beat writes heartbeats after the base, so that even without a streamer
 	// a drill finds rows that exist only in the log.
 	Beat   bool
@@ -42,7 +43,7 @@ type BackupReport struct {
 // On any error nothing is committed, the server is left as it was, and what
 // was stored is harmless.
 func (d Deps) Backup(ctx context.Context, r BackupRequest) (*BackupReport, error) {
-	l, _, err := d.register(ctx, r.Source, r.Database)
+	l, _, err := d.register(ctx, r.Source, r.Database, r.NewLineage)
 	if err != nil {
 		return nil, err
 	}
@@ -189,64 +190,6 @@ func firstCause(ctx context.Context, err error) error {
 		return cause
 	}
 	return err
-}
-
-// coverage waits until the log a base needs is durable.
-type coverage interface {
-	wait(ctx context.Context, res engines.BackupResult) error
-	own() bool
-	close(ctx context.Context)
-}
-
-// openCoverage uses the live streamer where one follows the log, and streams
-// the backup's own log over a temporary slot where none does.
-func (d Deps) openCoverage(ctx context.Context, l *repo.Lineage, r BackupRequest, fail context.CancelCauseFunc) (coverage, error) {
-	left, err := r.Source.Log().Retained(ctx)
-	if err != nil {
-		return nil, err
-	}
-	for _, s := range left {
-		if s.Ours && s.Active {
-			d.Log.Info("a live streamer follows the log; relying on it", "slot", s.Name)
-			return &liveCoverage{d: d, l: l, stall: r.logWait()}, nil
-		}
-	}
-	return d.startOwnLog(ctx, l, r, fail)
-}
-
-// liveCoverage polls the store for what the streamer has made durable.
-type liveCoverage struct {
-	d     Deps
-	l     *repo.Lineage
-	stall time.Duration
-}
-
-func (c *liveCoverage) own() bool             { return false }
-func (c *liveCoverage) close(context.Context) {}
-
-func (c *liveCoverage) wait(ctx context.Context, res engines.BackupResult) error {
-	last, since := repo.Position(0), c.d.Clock()
-	for {
-		refs, err := c.l.Segments(ctx, res.Branch, res.LogFrom)
-		if err != nil {
-			return err
-		}
-		upTo := wal.FirstMissing(wal.Coverage(refs), res.LogFrom)
-		if upTo >= res.Stop {
-			return nil
-		}
-		if upTo > last {
-			last, since = upTo, c.d.Clock()
-		}
-		if c.d.Clock().Sub(since) > c.stall {
-			return hferr.New("wait for the log of this backup",
-				&wal.GapError{Branch: res.Branch, From: upTo, To: res.Stop},
-				"the live streamer makes no progress: look at its output and at holdfast status; the backup was not committed")
-		}
-		if err := sleep(ctx, 500*time.Millisecond); err != nil {
-			return err
-		}
-	}
 }
 
 func sleep(ctx context.Context, d time.Duration) error {

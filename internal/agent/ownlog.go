@@ -17,31 +17,36 @@ import (
 type ownLog struct {
 	d     Deps
 	r     BackupRequest
+	l     *repo.Lineage
+	lease *wal.Lease
 	arch  *wal.Archiver
 	until chan repo.Position
 	done  chan error
 	stop  context.CancelFunc
 }
 
-func (d Deps) startOwnLog(ctx context.Context, l *repo.Lineage, r BackupRequest, fail context.CancelCauseFunc) (coverage, error) {
+func (d Deps) startOwnLog(ctx context.Context, l *repo.Lineage, lease *wal.Lease, r BackupRequest, fail context.CancelCauseFunc) (coverage, error) {
 	r.phase("log slot")
 	tctx, stop := context.WithCancel(ctx)
 	o := &ownLog{
-		d: d, r: r, stop: stop,
-		arch:  wal.NewArchiver(l, wal.ArchiverOptions{FlushEvery: time.Second, Log: d.Log, Clock: d.Clock}),
+		d: d, r: r, l: l, lease: lease, stop: stop,
+		arch:  wal.NewArchiver(l, wal.ArchiverOptions{FlushEvery: time.Second, Log: d.Log, Clock: d.Clock, Fence: lease.Check}),
 		until: make(chan repo.Position, 1),
 		done:  make(chan error, 1),
 	}
 	ready := make(chan repo.Position, 1)
 	go func() {
 		err := r.Source.Log().Tail(tctx, engines.TailOptions{
+			Lineage:   l.Info().ID,
 			Temporary: true,
 			Held:      held(l),
+			Archived:  archived(l),
 			Ready:     func(p repo.Position) { ready <- p },
 			Until:     o.until,
 		}, o.arch)
-		if err != nil {
-			// Without its log the copy is worthless: stop it now.
+		if err != nil && !errors.Is(err, wal.ErrLeaseLost) {
+			// Without its log the copy is worthless: stop it now. But who
+			// takes the lease over archives the log instead.
 			fail(fmt.Errorf("stream the log of this backup: %w", err))
 		}
 		o.done <- err
@@ -54,11 +59,20 @@ func (d Deps) startOwnLog(ctx context.Context, l *repo.Lineage, r BackupRequest,
 		if err == nil {
 			err = errors.New("the log stream ended before it began")
 		}
-		return nil, errors.Join(err, o.arch.Close(ctx, "shutdown"))
+		return nil, errors.Join(err, o.arch.Close(ctx, "shutdown"), o.release(ctx))
 	case <-ctx.Done():
 		stop()
-		return nil, context.Cause(ctx)
+		return nil, errors.Join(context.Cause(ctx), o.release(ctx))
 	}
+}
+
+func (o *ownLog) release(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseLimit)
+	defer cancel()
+	if err := o.lease.Release(ctx); !errors.Is(err, wal.ErrLeaseLost) {
+		return err
+	}
+	return nil
 }
 
 func (o *ownLog) own() bool { return true }
@@ -82,6 +96,10 @@ func (o *ownLog) wait(ctx context.Context, res engines.BackupResult) error {
 		}
 		select {
 		case err := <-o.done:
+			if errors.Is(err, wal.ErrLeaseLost) {
+				o.d.Log.Info("a streamer follows the log now; relying on it")
+				return (&liveCoverage{d: o.d, l: o.l, src: o.r.Source, stall: stall}).wait(ctx, res)
+			}
 			if err != nil {
 				return err
 			}
@@ -137,8 +155,18 @@ func (o *ownLog) close(ctx context.Context) {
 	o.stop()
 	cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
-	if err := o.arch.Close(cctx, "shutdown"); err != nil && !errors.Is(err, wal.ErrClosed) {
+	if err := o.arch.Close(cctx, "shutdown"); err != nil && !errors.Is(err, wal.ErrClosed) && !errors.Is(err, wal.ErrLeaseLost) {
 		o.d.Log.Warn("the rest of this backup's log was not stored; the server still has it", "error", err)
+	}
+	if err := o.release(ctx); err != nil {
+		o.d.Log.Warn("the log's lease could not be released; anybody may take it over all the same", "error", err)
+	}
+}
+
+// archived reads what the store has of a branch.
+func archived(l *repo.Lineage) func(context.Context, string, repo.Position, repo.Position) ([]byte, error) {
+	return func(ctx context.Context, branch string, from, to repo.Position) ([]byte, error) {
+		return wal.ReadRange(ctx, l, branch, from, to)
 	}
 }
 

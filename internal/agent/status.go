@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/holdfastdb/holdfast/engines"
@@ -18,7 +19,9 @@ type Status struct {
 	Database   string               `json:"database"`
 	Lineage    string               `json:"lineage,omitempty"`
 	Reachable  bool                 `json:"reachable"`
-	Streaming  bool                 `json:"streaming"` // our slot is active on the server
+	Streaming  bool                 `json:"streaming"` // somebody follows the log: by its lease, or our slot is active
+	Stream     *StreamSummary       `json:"stream,omitempty"`
+	Guarantee  *engines.Guarantee   `json:"guarantee,omitempty"` // what a commit that returned is worth now
 	LastBackup *BackupSummary       `json:"last_backup,omitempty"`
 	Windows    []engines.Window     `json:"windows"`
 	Coverage   []wal.BranchCoverage `json:"coverage"`
@@ -51,6 +54,22 @@ type Exposure struct {
 	StoreTime  time.Time     `json:"store_time,omitzero"` // source's clock at the store's newest log
 }
 
+// StreamSummary is what the log's lease says of its holder.
+type StreamSummary struct {
+	Kind    string        `json:"kind"` // "stream" or "backup"
+	Host    string        `json:"host"`
+	PID     int           `json:"pid"`
+	Epoch   uint64        `json:"epoch"`
+	Renewed time.Time     `json:"renewed"` // by the holder's clock
+	Age     time.Duration `json:"age_ns"`  // since then, by both hosts' clocks
+	Report  *StreamReport `json:"report,omitempty"`
+}
+
+// silentLease is how old a lease's last renewal may be (it is renewed every
+// five seconds, and at once when something changes) before its holder is said
+// to be silent.
+const silentLease = 10 * time.Second
+
 // DrillSummary is the newest drill's record in short.
 type DrillSummary struct {
 	ID       string    `json:"id"`
@@ -69,7 +88,7 @@ func (d Deps) Status(ctx context.Context, database string, l *repo.Lineage, src 
 	}
 	if l == nil {
 		s.find("error", "no-backup", "nothing has been backed up yet", "holdfast backup "+database)
-	} else if err := s.fromStore(ctx, l); err != nil {
+	} else if err := s.fromStore(ctx, d, l); err != nil {
 		return nil, err
 	}
 	if src != nil {
@@ -88,7 +107,7 @@ func (s *Status) find(severity, code, message, fix string) {
 }
 
 // fromStore fills in what the repository alone knows.
-func (s *Status) fromStore(ctx context.Context, l *repo.Lineage) error {
+func (s *Status) fromStore(ctx context.Context, d Deps, l *repo.Lineage) error {
 	s.Lineage = l.Info().ID
 	all, err := l.Backups(ctx)
 	if err != nil {
@@ -111,7 +130,42 @@ func (s *Status) fromStore(ctx context.Context, l *repo.Lineage) error {
 	if s.Coverage, err = wal.Summary(ctx, l); err != nil {
 		return err
 	}
+	if err := s.lease(ctx, d.Clock(), l); err != nil {
+		return err
+	}
 	return s.drills(ctx, l)
+}
+
+// lease tells who writes the log, how far they are and what is wrong there.
+func (s *Status) lease(ctx context.Context, now time.Time, l *repo.Lineage) error {
+	held, _, err := l.ReadLease(ctx)
+	if errors.Is(err, repo.ErrNotFound) || err == nil && held.Released {
+		return nil
+	}
+	if err != nil {
+		s.find("error", "lease", "the log's lease cannot be read: "+err.Error(), "")
+		return nil //nolint:nilerr // it is in the findings; the rest is worth showing
+	}
+	sum := &StreamSummary{Kind: held.Kind, Host: held.Holder.Host, PID: held.Holder.PID, Epoch: held.Epoch,
+		Renewed: held.Renewed, Age: now.Sub(held.Renewed).Abs()}
+	s.Stream = sum
+	if len(held.Report) > 0 {
+		sum.Report = &StreamReport{}
+		if err := json.Unmarshal(held.Report, sum.Report); err != nil {
+			return fmt.Errorf("the streamer's report is no JSON: %w", err)
+		}
+	}
+	who := fmt.Sprintf("process %d on %s", sum.PID, sum.Host)
+	if sum.Age > silentLease {
+		s.find("error", "stream-silent", fmt.Sprintf("the streamer (%s) has not reported for %s", who, sum.Age.Round(time.Second)),
+			"Look whether it runs and reaches the store; holdfast stream "+s.Database+" takes over from one that has ended.")
+		return nil
+	}
+	s.Streaming = held.Kind == repo.LeaseStream
+	if r := sum.Report; r != nil && r.Condition != "" {
+		s.find("error", string(r.Condition), fmt.Sprintf("%s (says the streamer, %s, since %s)", r.Message, who, r.Since.UTC().Format(time.RFC3339)), r.Hint)
+	}
+	return nil
 }
 
 func (s *Status) drills(ctx context.Context, l *repo.Lineage) error {
@@ -155,6 +209,16 @@ func (s *Status) fromServer(ctx context.Context, src engines.Source) error {
 	}
 	for _, r := range s.Retained {
 		s.Streaming = s.Streaming || r.Ours && r.Active
+	}
+	for _, r := range s.Retained {
+		if r.Ours && (r.State == "lost" || r.State == "unreserved") {
+			s.find("error", string(engines.ConditionSlotLost), "what keeps the log for us on the server ("+r.Name+") is "+r.State,
+				"holdfast slot drop "+s.Database+", start the stream again, and take a new base backup")
+		}
+	}
+	if g, err := src.Log().Guarantee(ctx); err == nil {
+		s.Guarantee = &g
+		s.Findings = append(s.Findings, g.Findings...)
 	}
 	if !s.Streaming {
 		s.find("warning", "not-streaming", "no live streamer follows this server's log", "holdfast stream "+s.Database)

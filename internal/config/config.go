@@ -58,10 +58,42 @@ type Heartbeat struct {
 	Disabled bool     `yaml:"disabled"`
 }
 
-// Stream bounds how long a piece of log waits before it is stored.
+// Stream says how long a piece of log may wait before it is stored, and where
+// it must be before it is acknowledged.
 type Stream struct {
 	FlushEvery Duration `yaml:"flush_every"`
 	MaxSegment Size     `yaml:"max_segment"`
+	Durability string   `yaml:"durability"` // "store" (default) or "spool"
+	Spool      Spool    `yaml:"spool"`
+}
+
+// Spool is where `durability: spool` keeps log until the store has it.
+type Spool struct {
+	Dir   string `yaml:"dir"`
+	Limit Size   `yaml:"limit"`
+}
+
+// Durabilities of a stream.
+const (
+	DurabilityStore = "store"
+	DurabilitySpool = "spool"
+)
+
+// Validate refuses what cannot work together.
+func (s Stream) Validate() error {
+	switch s.Durability {
+	case "", DurabilityStore:
+		if s.Spool.Dir != "" {
+			return errors.New("a spool needs durability: spool")
+		}
+	case DurabilitySpool:
+		if s.Spool.Dir == "" {
+			return errors.New("durability: spool needs spool.dir, a directory on a local disk")
+		}
+	default:
+		return fmt.Errorf("durability %q: want store or spool", s.Durability)
+	}
+	return nil
 }
 
 // Objectives are what a drill's measurements are held against; zero: none.
@@ -90,6 +122,7 @@ type Check struct {
 const (
 	DefaultBeat  = time.Second
 	DefaultFlush = 5 * time.Second
+	DefaultSpool = 4 << 30 // bytes
 )
 
 var nameRule = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`)
@@ -141,6 +174,9 @@ func (f *File) validate() error {
 		}
 		if d.PasswordFile != "" && d.PasswordEnv != "" {
 			return fmt.Errorf("databases.%s: give password_file or password_env, not both", d.Name)
+		}
+		if err := d.Stream.Validate(); err != nil {
+			return fmt.Errorf("databases.%s: stream: %w", d.Name, err)
 		}
 		for j, c := range d.Drill.Checks {
 			if c.SQL == "" {

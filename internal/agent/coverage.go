@@ -1,0 +1,107 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/holdfastdb/holdfast/engines"
+	"github.com/holdfastdb/holdfast/internal/hferr"
+	"github.com/holdfastdb/holdfast/internal/repo"
+	"github.com/holdfastdb/holdfast/wal"
+)
+
+// coverage waits until the log a base needs is durable.
+type coverage interface {
+	wait(ctx context.Context, res engines.BackupResult) error
+	own() bool
+	close(ctx context.Context)
+}
+
+// openCoverage uses the live streamer where one holds the log's lease, and
+// otherwise takes the lease and streams the backup's own log over a temporary
+// slot.
+func (d Deps) openCoverage(ctx context.Context, l *repo.Lineage, r BackupRequest, fail context.CancelCauseFunc) (coverage, error) {
+	live := &liveCoverage{d: d, l: l, src: r.Source, stall: r.logWait()}
+	lease, err := wal.AcquireLease(ctx, l, wal.LeaseOptions{Kind: repo.LeaseBackup, Clock: d.Clock, Log: d.Log})
+	var held *wal.LeaseHeldError
+	if errors.As(err, &held) {
+		d.Log.Info("a live streamer follows the log; relying on it", "streamer", held.Lease.Holder.Host)
+		return live, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if !l.HasLeases() {
+		active, err := streamedNow(ctx, r.Source)
+		if err != nil {
+			return nil, err
+		}
+		if active {
+			return live, nil
+		}
+	}
+	return d.startOwnLog(ctx, l, lease, r, fail)
+}
+
+// streamedNow asks the server whether our slot is in use.
+func streamedNow(ctx context.Context, src engines.Source) (bool, error) {
+	left, err := src.Log().Retained(ctx)
+	for _, s := range left {
+		if s.Ours && s.Active {
+			return true, err
+		}
+	}
+	return false, err
+}
+
+// liveCoverage polls the store for what the streamer has made durable.
+type liveCoverage struct {
+	d     Deps
+	l     *repo.Lineage
+	src   engines.Source
+	stall time.Duration
+}
+
+func (c *liveCoverage) own() bool             { return false }
+func (c *liveCoverage) close(context.Context) {}
+
+func (c *liveCoverage) wait(ctx context.Context, res engines.BackupResult) error {
+	last, since := repo.Position(0), time.Now() // monotonic
+	for {
+		refs, err := c.l.Segments(ctx, res.Branch, res.LogFrom)
+		if err != nil {
+			return err
+		}
+		upTo := wal.FirstMissing(wal.Coverage(refs), res.LogFrom)
+		if upTo >= res.Stop {
+			return c.compare(ctx, res)
+		}
+		if upTo > last {
+			last, since = upTo, time.Now()
+		}
+		if time.Since(since) > c.stall {
+			return hferr.New("wait for the log of this backup",
+				&wal.GapError{Branch: res.Branch, From: upTo, To: res.Stop},
+				"the live streamer makes no progress: look at its output and at holdfast status; the backup was not committed")
+		}
+		if err := sleep(ctx, 500*time.Millisecond); err != nil {
+			return err
+		}
+	}
+}
+
+// compareMost is how much of the log before a base's stop is compared.
+const compareMost = 64 << 10
+
+// compare makes sure that the log in the store is that of the server that was
+// copied: the streamer may follow another copy of the same cluster, and a
+// base with another copy's log restores to garbage.
+func (c *liveCoverage) compare(ctx context.Context, res engines.BackupResult) error {
+	from := max(res.LogFrom, res.Stop-min(res.Stop, compareMost))
+	archived, err := wal.ReadRange(ctx, c.l, res.Branch, from, res.Stop)
+	if err != nil {
+		return err
+	}
+	return c.src.Log().Compare(ctx, res.Branch, from, archived)
+}
