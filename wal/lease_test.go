@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -290,9 +291,10 @@ func TestLeaseReport(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		d := newDesk(t)
-		report := "one"
+		var report atomic.Value // the keeper reads it
+		report.Store("one")
 		o := d.options("a")
-		o.Report = func() any { return map[string]string{"durable": report} }
+		o.Report = func() any { return map[string]any{"durable": report.Load()} }
 		a, err := AcquireLease(t.Context(), d.l, o)
 		must(t, err)
 		check := func(want string) {
@@ -302,14 +304,14 @@ func TestLeaseReport(t *testing.T) {
 			}
 		}
 		check(`{"durable":"one"}`)
-		report = "two"
+		report.Store("two")
 		a.Nudge()
 		synctest.Wait()
 		check(`{"durable":"two"}`)
-		report = "three"
+		report.Store("three")
 		time.Sleep(6 * time.Second)
 		check(`{"durable":"three"}`)
-		report = strings.Repeat("x", repo.MaxLeaseReport)
+		report.Store(strings.Repeat("x", repo.MaxLeaseReport))
 		a.Nudge()
 		synctest.Wait()
 		check("")
