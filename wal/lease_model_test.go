@@ -138,7 +138,7 @@ func (md model) run(t *testing.T, seed uint64, fence bool) *world {
 	for _, m := range writers {
 		m.step = func() { w.acquire(m) }
 	}
-	for range 24 {
+	for range 16 {
 		m := writers[w.rng.IntN(len(writers))]
 		for range 1 + w.rng.IntN(4) { // how long it runs before it is paused
 			m.step()

@@ -44,9 +44,9 @@ type Lease struct {
 // process on the same host find out whether the holder still lives.
 type LeaseHolder struct {
 	Host    string `json:"host"`
-	Boot    string `json:"boot,omitempty"`   // id of the host's boot, empty if unknown
-	PIDs    string `json:"pids,omitempty"`   // the namespace PID counts in, empty if unknown
-	PID     int    `json:"pid"`              //
+	Boot    string `json:"boot,omitempty"` // id of the host's boot, empty if unknown
+	PIDs    string `json:"pids,omitempty"` // the namespace PID counts in, empty if unknown
+	PID     int    `json:"pid"`
 	Started uint64 `json:"started,omitzero"` // the process's start, clock ticks since boot, 0 if unknown
 	Nonce   string `json:"nonce"`            // random, one a holder
 }

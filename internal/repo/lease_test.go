@@ -158,7 +158,7 @@ func TestLeaseForged(t *testing.T) {
 	if _, err := lins[0].SwapLease(ctx, "", Lease{}); !errors.Is(err, ErrLeaseChanged) {
 		t.Fatal(err)
 	}
-	body, err := lins[0].keys.sealDocument(typeLease, leaseKey("pg-7"), Lease{}, nil)
+	body, err := lins[0].keys.sealDocument(typeLease, leaseKey("pg-7"), Lease{}, json.RawMessage("null"))
 	if err != nil {
 		t.Fatal(err)
 	}
