@@ -57,6 +57,9 @@ func (r *frames) read(from, to int) error {
 		r.frame = append(make([]byte, 0, to), r.frame[:from]...)
 	}
 	r.frame = r.frame[:to]
+	if from == to {
+		return nil // a reader may say EOF to that
+	}
 	_, err := r.src.ReadAt(r.frame[from:to], r.at+int64(from))
 	if errors.Is(err, io.EOF) {
 		err = io.ErrUnexpectedEOF // it was there when the file was measured
