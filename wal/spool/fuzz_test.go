@@ -58,7 +58,7 @@ func clearFile(f *testing.F, s *Spool) (out []byte) {
 
 // FuzzRecords parses any plaintext of a frame.
 func FuzzRecords(f *testing.F) {
-	rec := appendBeat(appendLog(appendBegin(appendFile([]byte{0}, link{1, 9}), Point{"b", 5}), []byte("log"), epoch), beatOne)
+	rec := appendBeat(appendLog(appendBegin(appendFile([]byte{0}, link{1, 9}), Point{Branch: "b", Pos: 5}), []byte("log"), epoch), beatOne)
 	f.Add(rec)
 	f.Add(rec[:len(rec)-1])
 	f.Fuzz(func(t *testing.T, plain []byte) {

@@ -79,7 +79,7 @@ func TestOrder(t *testing.T) {
 	if h := s.Held(); h.Durable != (Point{}) || len(h.Ranges) != 0 {
 		t.Errorf("before Sync: %+v", h)
 	}
-	if p, err := s.Sync(); err != nil || p != (Point{"b", 13}) {
+	if p, err := s.Sync(); err != nil || p != (Point{Branch: "b", Pos: 13}) {
 		t.Errorf("%v, %v", p, err)
 	}
 }
