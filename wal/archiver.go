@@ -243,8 +243,9 @@ func (a *Archiver) Tick(source time.Time) {
 	a.tick(source)
 }
 
+// tick takes the source's clock as it comes: it may have been set back.
 func (a *Archiver) tick(source time.Time) {
-	if source.After(a.source) {
+	if !source.IsZero() {
 		a.source = source
 	}
 }
@@ -253,7 +254,9 @@ func (a *Archiver) tick(source time.Time) {
 func (a *Archiver) Beat(b repo.Beat) {
 	a.mu.Lock()
 	a.beats = append(a.beats, b)
-	a.tick(b.At)
+	if b.At.After(a.source) {
+		a.tick(b.At) // a beat's time may be older than what has come since
+	}
 	keep := a.o.Spool != nil && a.begun && !a.closed && a.err == nil
 	a.mu.Unlock()
 	if keep {
