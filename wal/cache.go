@@ -23,6 +23,8 @@ const (
 	cachedBytes    = 128 << 20
 	cachedSegments = 4
 	maxCached      = 3 * aheadSegments
+	// A lazy reader keeps what two pieces may share.
+	lazyBytes, lazySegments = 32 << 20, 1
 )
 
 // aheadAtOnce is how many fetches ahead run at a time.
@@ -34,6 +36,8 @@ type segmentCache struct {
 	fetch func(context.Context, repo.SegmentRef) ([]byte, error)
 	ctx   context.Context // of fetches ahead
 	end   context.CancelFunc
+	keep  Position // bytes
+	least int      // segments, whatever their size
 	wg    sync.WaitGroup
 
 	mu      sync.Mutex
@@ -50,8 +54,8 @@ type cacheEntry struct {
 	err  error
 }
 
-func newSegmentCache(fetch func(context.Context, repo.SegmentRef) ([]byte, error)) *segmentCache {
-	c := &segmentCache{fetch: fetch}
+func newSegmentCache(keep Position, least int, fetch func(context.Context, repo.SegmentRef) ([]byte, error)) *segmentCache {
+	c := &segmentCache{fetch: fetch, keep: keep, least: least}
 	c.ctx, c.end = context.WithCancel(context.Background())
 	return c
 }
@@ -131,7 +135,7 @@ func (c *segmentCache) enter(ref repo.SegmentRef) (e *cacheEntry, mine bool) {
 	e = &cacheEntry{ref: ref, done: make(chan struct{})}
 	c.entries = append(c.entries, e)
 	c.bytes += ref.End - ref.Start
-	for len(c.entries) > maxCached || len(c.entries) > cachedSegments && c.bytes > cachedBytes {
+	for len(c.entries) > maxCached || len(c.entries) > c.least && c.bytes > c.keep {
 		c.drop(0) // who waits for it holds it
 	}
 	return e, true

@@ -41,6 +41,7 @@ func NewReader(ctx context.Context, l *repo.Lineage, p *Plan) (*Reader, error) {
 
 func newReader(ctx context.Context, a archive, p *Plan) (*Reader, error) {
 	r := lazyReader(p, nil, func(context.Context) (archive, error) { return a, nil })
+	r.cache.keep, r.cache.least = cachedBytes, cachedSegments
 	if _, _, err := r.ready(ctx); err != nil {
 		return nil, err
 	}
@@ -65,7 +66,7 @@ func lazyReader(p *Plan, refs PlanRefs, open func(ctx context.Context) (archive,
 	if refs != nil {
 		r.index(refs)
 	}
-	r.cache = newSegmentCache(func(ctx context.Context, ref repo.SegmentRef) ([]byte, error) {
+	r.cache = newSegmentCache(lazyBytes, lazySegments, func(ctx context.Context, ref repo.SegmentRef) ([]byte, error) {
 		a, _, err := r.ready(ctx)
 		if err != nil {
 			return nil, err
