@@ -75,7 +75,11 @@ func (r PlanRefs) Encode() []byte {
 			b = be.AppendUint64(b, uint64(s.Stored))
 		}
 	}
-	return be.AppendUint32(b, crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli)))
+	return appendSum(b)
+}
+
+func appendSum(b []byte) []byte {
+	return binary.BigEndian.AppendUint32(b, crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli)))
 }
 
 // DecodePlanRefs reads the stored form of a plan's segments. Whatever is not
