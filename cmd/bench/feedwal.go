@@ -19,7 +19,7 @@ import (
 const walFileSize = 16 << 20
 
 // makeWAL runs a TPC-B-like load (as pgbench's: three updates, a select and an
-// insert a transaction) until a server has written so many WAL files, and
+// insert a transaction, one client) until a server has written so many WAL files, and
 // copies them in order.
 func makeWAL(ctx context.Context, dir string, o options) (files []string, version string, err error) {
 	s, err := pgserver.Start(ctx, pgserver.Options{
@@ -70,7 +70,14 @@ end $$`, `checkpoint`, `select pg_switch_wal()`,
 	}
 	first, err := number()
 	for last := first; err == nil && last < first+o.files; last, err = number() {
-		_, err = c.Exec(ctx, `call work(10000)`)
+		// As in production, a part of the log is whole pages: those changed
+		// for the first time since a checkpoint.
+		if _, err = c.Exec(ctx, `call work(20000)`); err == nil {
+			_, err = c.Exec(ctx, `checkpoint`)
+		}
+		if err != nil {
+			break
+		}
 	}
 	if err != nil {
 		return nil, "", err
