@@ -148,7 +148,7 @@ func TestKillsWhileAServerRecovers(t *testing.T) {
 		r := rand.New(rand.NewPCG(3, uint64(major[1])))
 		killed, ends := map[bool]int{}, 0
 		for boots := 0; boots < 15 && (killed[true] < 8 || killed[false] < 8); boots++ {
-			c := f.tryBoot(f.dir)
+			c, after := f.tryBoot(f.dir), r.IntN(9) // files replayed before the first kill
 			ended := make(chan error, 1)
 			go func() { ended <- c.proc.Wait(f.ctx) }()
 			for running := true; running && killed[true]+killed[false] < 40; {
@@ -157,7 +157,7 @@ func TestKillsWhileAServerRecovers(t *testing.T) {
 					running, ends = false, ends+1
 				case <-time.After(time.Duration(r.Int64N(int64(20 * time.Millisecond)))):
 				}
-				if pids := f.processes(); len(pids) > 0 {
+				if pids := f.processes(); len(pids) > 0 && strings.Count(c.log.String(), "restored log file") >= after {
 					pid := pids[r.IntN(len(pids))]
 					line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
 					if syscall.Kill(pid, syscall.SIGKILL) == nil && len(line) > 0 {
