@@ -35,10 +35,12 @@ lint:
 	$(GO) build -C tools -o ../$(BIN)/golangci-lint github.com/golangci/golangci-lint/v2/cmd/golangci-lint
 	$(BIN)/golangci-lint run ./...
 
-# Beside pgBackRest, interleaved; prints the tables kept in docs/benchmarks.md.
+# Beside pgBackRest, interleaved, and the log feed; prints the tables kept in
+# docs/benchmarks.md.
 bench: build
 	$(GO) run ./testcontainers/provision postgres@15 pgbackrest
 	$(GO) run ./cmd/bench -binary $(BIN)/holdfast
+	$(GO) run ./cmd/bench -binary $(BIN)/holdfast -rounds 3 feed
 
 # The end-to-end tests on every PostgreSQL version that can be had.
 matrix: build

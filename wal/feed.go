@@ -21,6 +21,18 @@ type Feed interface {
 	Fetch(ctx context.Context, name string, w io.Writer) error
 }
 
+// Sequence is a Feed whose pieces are asked for in a known order, so that they
+// can be prepared before.
+type Sequence interface {
+	Feed
+	// Run lists up to n names from name on, in the order a replay asks for
+	// them. Empty if name is not one of them: beyond the plan, or a piece
+	// outside the order (a timeline history file).
+	Run(name string, n int) []string
+	// PieceSize is the size of every piece in a Run, bytes.
+	PieceSize() int64
+}
+
 // FetchToFile lets fetch write to a temporary file beside dst and renames it
 // to dst when it is complete; nothing is left behind on failure. The file is
 // not fsynced: a server that crashes during replay fetches it again.

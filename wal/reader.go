@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/holdfastdb/holdfast/internal/repo"
@@ -20,12 +21,17 @@ const (
 )
 
 // Reader reads a plan's bytes. Safe for concurrent use; it caches a few
-// segments and reads one ahead; Close ends that.
+// segments and reads several ahead, in parallel and bounded; Close ends that.
 type Reader struct {
-	archive archive
-	plan    *Plan
-	refs    [][]repo.SegmentRef // of each leg, ordered by start
-	cache   *segmentCache
+	plan   *Plan
+	cache  *segmentCache
+	open   func(ctx context.Context) (archive, error)
+	within bool // read ahead no further than the range asked for
+
+	mu      sync.Mutex
+	archive archive   // nil until opened
+	legs    []legRefs // of each leg; nil until known
+	listed  bool      // legs are what the store listed, not what was handed over
 }
 
 // NewReader lists the plan's segments once. *GapError if they no longer cover it.
@@ -34,28 +40,80 @@ func NewReader(ctx context.Context, l *repo.Lineage, p *Plan) (*Reader, error) {
 }
 
 func newReader(ctx context.Context, a archive, p *Plan) (*Reader, error) {
+	r := lazyReader(p, nil, func(context.Context) (archive, error) { return a, nil })
+	r.cache.keep, r.cache.least = cachedBytes, cachedSegments
+	if _, _, err := r.ready(ctx); err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// NewLazyReader reads nothing before the first Copy, and lists nothing as
+// long as refs (nil: unknown) lead to every segment asked for; if one is gone
+// (compacted, stored again), the plan is listed once. It reads ahead only
+// within the range of each Copy, for a caller whose next range is not known.
+func NewLazyReader(p *Plan, refs PlanRefs, open func(ctx context.Context) (*repo.Lineage, error)) (*Reader, error) {
 	if err := p.Validate(); err != nil {
 		return nil, err
 	}
-	r := &Reader{archive: a, plan: p, cache: newSegmentCache(func(ctx context.Context, ref repo.SegmentRef) ([]byte, error) {
-		return readSegment(ctx, a, ref)
-	})}
-	for _, leg := range p.Legs {
-		refs, err := a.Segments(ctx, leg.Branch.ID, leg.From)
-		if err != nil {
-			return nil, fmt.Errorf("list the log of branch %s: %w", leg.Branch.ID, err)
-		}
-		refs = slices.DeleteFunc(slices.Clone(refs), func(s repo.SegmentRef) bool {
-			return s.End <= leg.From || s.Start >= leg.To
-		})
-		slices.SortFunc(refs, compareRefs)
-		ranges := Coverage(refs)
-		if missing := FirstMissing(ranges, leg.From); missing < leg.To {
-			return nil, &GapError{Branch: leg.Branch.ID, From: missing, To: nextHeld(ranges, missing)}
-		}
-		r.refs = append(r.refs, refs)
-	}
+	r := lazyReader(p, refs, func(ctx context.Context) (archive, error) { return open(ctx) })
+	r.within = true
 	return r, nil
+}
+
+func lazyReader(p *Plan, refs PlanRefs, open func(ctx context.Context) (archive, error)) *Reader {
+	r := &Reader{plan: p, open: open}
+	if refs != nil {
+		r.index(refs)
+	}
+	r.cache = newSegmentCache(lazyBytes, lazySegments, func(ctx context.Context, ref repo.SegmentRef) ([]byte, error) {
+		a, _, err := r.ready(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return readSegment(ctx, a, ref)
+	})
+	return r
+}
+
+func (r *Reader) index(refs PlanRefs) {
+	r.legs = make([]legRefs, len(refs))
+	for i := range refs {
+		r.legs[i] = indexRefs(refs[i])
+	}
+}
+
+// ready opens the archive and lists the plan where that has not been done.
+func (r *Reader) ready(ctx context.Context) (archive, []legRefs, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.archive == nil {
+		a, err := r.open(ctx)
+		if err != nil {
+			return nil, nil, err
+		}
+		r.archive = a
+	}
+	if r.legs == nil {
+		refs, err := listPlan(ctx, r.archive, r.plan)
+		if err != nil {
+			return nil, nil, err
+		}
+		r.index(refs)
+		r.listed = true
+	}
+	return r.archive, r.legs, nil
+}
+
+// relist forgets segments that were handed over; false if they were listed.
+func (r *Reader) relist() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.listed {
+		return false
+	}
+	r.legs = nil
+	return true
 }
 
 // Close ends reading ahead. What Copy has begun goes on.
@@ -80,7 +138,10 @@ func (r *Reader) Copy(ctx context.Context, branch string, from, to Position, w i
 	for i, leg := range r.plan.Legs { // those after last begin at or after to
 		at, end := max(from, leg.From), min(to, leg.To)
 		for at < end {
-			data, err := r.piece(ctx, i, at)
+			data, err := r.piece(ctx, i, at, to)
+			if errors.Is(err, repo.ErrNotFound) && r.relist() {
+				continue
+			}
 			if err != nil {
 				return err
 			}
@@ -98,10 +159,14 @@ func (r *Reader) Copy(ctx context.Context, branch string, from, to Position, w i
 // from, in order of their starts along the plan, each with its leg. They are
 // read several at a time.
 func (r *Reader) Headers(ctx context.Context, from Position, fn func(Leg, *repo.SegmentMeta) error) error {
+	a, legs, err := r.ready(ctx)
+	if err != nil {
+		return err
+	}
 	for i, leg := range r.plan.Legs {
-		refs := slices.DeleteFunc(slices.Clone(r.refs[i]), func(s repo.SegmentRef) bool { return s.End <= from })
+		refs := slices.DeleteFunc(slices.Clone(legs[i].refs), func(s repo.SegmentRef) bool { return s.End <= from })
 		for chunk := range slices.Chunk(refs, 4*metasAtOnce) {
-			metas, err := readMetas(ctx, r.archive, chunk)
+			metas, err := readMetas(ctx, a, chunk)
 			if err != nil {
 				return err
 			}
@@ -115,21 +180,18 @@ func (r *Reader) Headers(ctx context.Context, from Position, fn func(Leg, *repo.
 	return nil
 }
 
-// piece returns log bytes of a leg from position at, up to some segment's end.
-func (r *Reader) piece(ctx context.Context, leg int, at Position) ([]byte, error) {
-	var candidates []repo.SegmentRef
-	for _, ref := range r.refs[leg] {
-		if ref.Start <= at && at < ref.End {
-			candidates = append(candidates, ref)
-		}
+// piece returns log bytes of a leg from position at, up to some segment's
+// end, for a caller who wants them up to a position.
+func (r *Reader) piece(ctx context.Context, leg int, at, to Position) ([]byte, error) {
+	_, legs, err := r.ready(ctx)
+	if err != nil {
+		return nil, err
 	}
-	// The one that reaches furthest needs the fewest reads.
-	slices.SortStableFunc(candidates, func(a, b repo.SegmentRef) int { return cmpPosition(b.End, a.End) })
 	var errs []error
-	for _, ref := range candidates {
+	for _, ref := range legs[leg].at(at) {
+		r.readAhead(legs, leg, ref, to)
 		data, err := r.cache.get(ctx, ref)
 		if err == nil {
-			r.readAhead(leg, ref.End)
 			return data[at-ref.Start:], nil
 		}
 		if ctx.Err() != nil {
@@ -140,19 +202,25 @@ func (r *Reader) piece(ctx context.Context, leg int, at Position) ([]byte, error
 	return nil, fmt.Errorf("read the log of branch %s at %x: %w", r.plan.Legs[leg].Branch.ID, uint64(at), errors.Join(errs...))
 }
 
-// readAhead fetches what follows a segment, unless a fetch ahead is running.
-func (r *Reader) readAhead(leg int, at Position) {
-	var next *repo.SegmentRef
-	for ; leg < len(r.refs) && next == nil; leg++ {
-		for i, ref := range r.refs[leg] {
-			if ref.Start <= at && at < ref.End && (next == nil || ref.End > next.End) {
-				next = &r.refs[leg][i]
-			}
+// readAhead fetches what follows a segment along the plan, as far as allowed.
+func (r *Reader) readAhead(legs []legRefs, leg int, after repo.SegmentRef, to Position) {
+	if !r.within {
+		to = r.plan.To()
+	}
+	var next []repo.SegmentRef
+	var size Position
+	for at := after.End; at < to && size < aheadBytes && len(next) < aheadSegments; {
+		for at >= r.plan.Legs[leg].To && leg+1 < len(legs) {
+			at, leg = r.plan.Legs[leg].To, leg+1
 		}
+		found := legs[leg].at(at)
+		if len(found) == 0 {
+			break // the end of the plan, or a hole that piece will meet
+		}
+		next = append(next, found[0])
+		at, size = found[0].End, size+found[0].End-found[0].Start
 	}
-	if next != nil {
-		r.cache.ahead(*next)
-	}
+	r.cache.ahead(after, next)
 }
 
 // readSegment reads one segment, through short outages.

@@ -2,7 +2,8 @@
 // of the same PostgreSQL, on the same machine, in the same run, interleaved.
 // It prints the Markdown that docs/benchmarks.md keeps: wall time, CPU of
 // client and server, bytes in the repository, peak memory, and ratios of
-// medians. It asserts nothing.
+// medians. `bench feed` measures fetch-log from a warm store. It asserts no
+// timing.
 package main
 
 import (
@@ -28,6 +29,8 @@ type options struct {
 	major  string
 	mb     int
 	rounds int
+
+	files, segments int // of the feed's log
 }
 
 func main() {
@@ -36,9 +39,15 @@ func main() {
 	flag.StringVar(&o.major, "postgres", "15", "PostgreSQL major version")
 	flag.IntVar(&o.mb, "mb", 1000, "size of the data, MB, about")
 	flag.IntVar(&o.rounds, "rounds", 5, "measured rounds; one more is run first and thrown away")
+	flag.IntVar(&o.files, "files", 100, "feed: WAL files of 16 MiB")
+	flag.IntVar(&o.segments, "segments", 20000, "feed: segments of the plan of many small ones")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := run(ctx, o)
+	job := run
+	if flag.Arg(0) == "feed" {
+		job = runFeed
+	}
+	err := job(ctx, o)
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)

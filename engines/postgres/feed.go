@@ -45,6 +45,8 @@ type logCopier interface {
 	Copy(ctx context.Context, branch string, from, to wal.Position, w io.Writer) error
 }
 
+var _ wal.Sequence = (*feed)(nil)
+
 // feed answers a restore_command from a plan that was fixed beforehand.
 type feed struct {
 	legs        []wal.Leg
@@ -93,6 +95,41 @@ func (f *feed) Fetch(ctx context.Context, name string, w io.Writer) error {
 	return f.fetchSegment(ctx, n, w)
 }
 
+// Run lists WAL files in the order recovery asks for them: each on the newest
+// of the plan's timelines that began in or before it (XLogFileReadAnyTLI).
+func (f *feed) Run(name string, n int) []string {
+	at, err := parseWALName(name, f.segmentSize)
+	if err != nil || !f.holds(at) {
+		return nil
+	}
+	last := f.legs[len(f.legs)-1]
+	out := []string{name}
+	for start := at.start(f.segmentSize); len(out) < n; {
+		start += repo.Position(f.segmentSize)
+		if start >= last.To {
+			break
+		}
+		timeline := f.legs[0].Branch.Number
+		for _, leg := range f.legs {
+			if segmentStart(leg.From, f.segmentSize) <= start {
+				timeline = leg.Branch.Number
+			}
+		}
+		out = append(out, walNameAt(uint32(timeline), start, f.segmentSize).format(f.segmentSize))
+	}
+	return out
+}
+
+// PieceSize is the size of a WAL file.
+func (f *feed) PieceSize() int64 { return f.segmentSize }
+
+// holds says whether a WAL file is inside the plan.
+func (f *feed) holds(n walName) bool {
+	start := n.start(f.segmentSize)
+	leg, ok := f.leg(n.Timeline)
+	return ok && start >= f.legs[0].From && start+repo.Position(f.segmentSize) > leg.From && start < leg.To
+}
+
 // fetchHistory delivers the history of a timeline on the plan's path. Without
 // it recovery would stay on an older timeline, so one that is damaged fails
 // hard. A root above timeline 1, whose history was already gone when we first
@@ -125,8 +162,8 @@ func (f *feed) fetchSegment(ctx context.Context, n walName, w io.Writer) error {
 	start := n.start(f.segmentSize)
 	end := start + repo.Position(f.segmentSize)
 	name := n.format(f.segmentSize)
-	leg, ok := f.leg(n.Timeline)
-	if !ok || start < f.legs[0].From || end <= leg.From || start >= leg.To {
+	leg, _ := f.leg(n.Timeline)
+	if !f.holds(n) {
 		return fmt.Errorf("%s: %w", name, wal.ErrBeyondPlan)
 	}
 	last := leg.Branch.ID == f.legs[len(f.legs)-1].Branch.ID

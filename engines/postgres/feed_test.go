@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"slices"
 	"testing"
 
 	"github.com/holdfastdb/holdfast/internal/repo"
@@ -176,6 +177,71 @@ func TestFeedRefusesPlansRecoveryCannotFollow(t *testing.T) {
 	} {
 		if _, err := newFeed(&wal.Plan{Legs: legs}, mib, nil); err == nil {
 			t.Errorf("%s: no error", what)
+		}
+	}
+}
+
+func TestFeedKnowsWhatIsAskedForNext(t *testing.T) {
+	plan, path := twoTimelines(t)
+	f, err := newFeed(plan, mib, branchLog{path: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := []string{"000000010000000000000002", "000000010000000000000003", "0000000A0000000000000004", "0000000A0000000000000005", "0000000A0000000000000006"}
+	for i := range all {
+		if got := f.Run(all[i], 10); !slices.Equal(got, all[i:]) {
+			t.Errorf("from %s on: %v", all[i], got)
+		}
+		if got := f.Run(all[i], 2); len(got) != min(2, len(all)-i) {
+			t.Errorf("two from %s on: %v", all[i], got)
+		}
+	}
+	for _, name := range []string{"", "0000000A.history", "0000000A0000000000000007", "000000010000000000000001", "000000010000000000000005", "0000000A0000000000000006.partial", "000000020000000000000004"} {
+		if got := f.Run(name, 10); got != nil {
+			t.Errorf("from %q on: %v", name, got)
+		}
+	}
+}
+
+// A plan may end at any byte, on any branch of the path: what is before the
+// end is delivered, the rest of its file is zeros, and the next is beyond.
+func TestFeedPadsAtThePlansEndOnly(t *testing.T) {
+	two, path := twoTimelines(t)
+	fork := two.Legs[0].To
+	for _, to := range []repo.Position{2*mib + 1, 3*mib - 1, 3 * mib, 3*mib + 1, fork - 1, fork, fork + 1, 5 * mib, 6*mib - 8} {
+		legs := []wal.Leg{leg(path[0], 2*mib, min(to, fork))}
+		if to > fork {
+			legs = append(legs, leg(path[1], fork, to))
+		}
+		log := branchLog{path: path}
+		f, err := newFeed(&wal.Plan{Legs: legs}, mib, log)
+		if err != nil {
+			t.Fatal(err)
+		}
+		names := f.Run("000000010000000000000002", 100)
+		if want := int((to - 2*mib + mib - 1) / mib); len(names) != want {
+			t.Errorf("a plan to %s has %d files, want %d: %v", FormatLSN(to), len(names), want, names)
+		}
+		at := repo.Position(2 * mib)
+		for _, name := range names {
+			var b bytes.Buffer
+			if err := f.Fetch(t.Context(), name, &b); err != nil || b.Len() != mib {
+				t.Errorf("a plan to %s, %s: %d bytes, %v", FormatLSN(to), name, b.Len(), err)
+			}
+			for _, got := range b.Bytes() {
+				want := byte(0)
+				if at < to {
+					want = log.at(at)
+				}
+				if got != want {
+					t.Fatalf("a plan to %s: the byte at %s is %#x, want %#x", FormatLSN(to), FormatLSN(at), got, want)
+				}
+				at++
+			}
+		}
+		next := walNameAt(uint32(legs[len(legs)-1].Branch.Number), at, mib).format(mib)
+		if err := f.Fetch(t.Context(), next, io.Discard); !errors.Is(err, wal.ErrBeyondPlan) {
+			t.Errorf("a plan to %s, %s: %v", FormatLSN(to), next, err)
 		}
 	}
 }

@@ -27,6 +27,7 @@ type lab struct {
 	server *enginetest.Server
 	engine *enginetest.Engine
 	deps   Deps
+	store  blob.Store
 	opts   stream.Options
 }
 
@@ -49,7 +50,7 @@ func newLab(t *testing.T, plan faulty.Plan) *lab {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := &lab{t: t, server: enginetest.NewServer("orders", "sys-1", time.Now), opts: stream.Options{Budget: b, Workers: 2}}
+	l := &lab{t: t, store: st, server: enginetest.NewServer("orders", "sys-1", time.Now), opts: stream.Options{Budget: b, Workers: 2}}
 	l.engine = enginetest.New(l.server)
 	l.deps = Deps{Repo: r, Log: slog.New(slog.DiscardHandler), Clock: time.Now, Tool: "test"}
 	for i := range 500 {

@@ -171,29 +171,40 @@ func (r *sealReader) meta() ([]byte, error) {
 	return r.open(false)
 }
 
-func (r *sealReader) open(last bool) ([]byte, error) {
-	plain, err := r.dec.openFrame(r.c, r.n, last, r.stored, r.plain[:0])
+func (r *sealReader) open(last bool) (plain []byte, err error) {
+	r.plain, err = r.openInto(r.plain[:0], last)
+	return r.plain, err
+}
+
+// openInto appends the loaded frame's plaintext to dst.
+func (r *sealReader) openInto(dst []byte, last bool) ([]byte, error) {
+	out, err := r.dec.openFrame(r.c, r.n, last, r.stored, dst)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", r.name, err)
+		return dst, fmt.Errorf("%s: %w", r.name, err)
 	}
-	r.plain = plain
 	r.n++
-	return plain, nil
+	return out, nil
 }
 
 // frame opens the next frame; io.EOF after the last. The bytes are valid
 // until the next call.
-func (r *sealReader) frame() ([]byte, error) {
+func (r *sealReader) frame() (plain []byte, err error) {
+	r.plain, err = r.frameInto(r.plain[:0])
+	return r.plain, err
+}
+
+// frameInto appends the next frame's plaintext to dst; io.EOF after the last.
+func (r *sealReader) frameInto(dst []byte) ([]byte, error) {
 	if r.next == 0 {
-		return nil, io.EOF
+		return dst, io.EOF
 	}
 	if err := r.load(); err != nil {
-		return nil, err
+		return dst, err
 	}
 	if err := r.length(); err != nil {
-		return nil, err
+		return dst, err
 	}
-	return r.open(r.next == 0)
+	return r.openInto(dst, r.next == 0)
 }
 
 // Read makes the frames one stream.
@@ -213,6 +224,12 @@ func (r *sealReader) Read(p []byte) (int, error) {
 // openObject opens a whole sealed object from memory; withMeta says whether
 // its first frame is metadata.
 func (s *scope) openObject(body []byte, typ objType, name string, withMeta bool) (meta, data []byte, err error) {
+	return s.openSized(body, typ, name, withMeta, 0)
+}
+
+// openSized is openObject for data of about so many bytes: growing a slice to
+// megabytes costs more than decompressing into it.
+func (s *scope) openSized(body []byte, typ objType, name string, withMeta bool, size int) (meta, data []byte, err error) {
 	r, err := s.openSealed(bytes.NewReader(body), typ, name)
 	if err != nil {
 		return nil, nil, err
@@ -231,15 +248,17 @@ func (s *scope) openObject(body []byte, typ objType, name string, withMeta bool)
 			return nil, nil, fmt.Errorf("%s: %w: no data behind the metadata", name, ErrDamaged)
 		}
 	}
+	if size > 0 {
+		data = make([]byte, 0, size)
+	}
 	for {
-		plain, err := r.frame()
+		data, err = r.frameInto(data)
 		if errors.Is(err, io.EOF) {
 			return meta, data, nil
 		}
 		if err != nil {
 			return nil, nil, err
 		}
-		data = append(data, plain...)
 	}
 }
 

@@ -1,6 +1,7 @@
 package repo
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -15,14 +16,22 @@ const maxDocument = 1 << 30
 
 // readAll reads a whole object. ErrNotFound.
 func readAll(ctx context.Context, st blob.Store, key string) ([]byte, error) {
+	return readSized(ctx, st, key, 0)
+}
+
+// readSized is readAll for an object of about size bytes; 0: unknown.
+func readSized(ctx context.Context, st blob.Store, key string, size int64) ([]byte, error) {
 	rc, err := st.Read(ctx, key, 0, -1)
 	if err != nil {
 		return nil, storeErr(key, err)
 	}
-	body, err := io.ReadAll(io.LimitReader(rc, maxDocument+1))
+	var buf bytes.Buffer
+	buf.Grow(int(min(max(size, 0), maxSegmentPlain)) + bytes.MinRead) // ReadFrom wants that much room at the end
+	_, err = buf.ReadFrom(io.LimitReader(rc, maxDocument+1))
 	if err = errors.Join(err, rc.Close()); err != nil {
 		return nil, fmt.Errorf("read %s: %w", key, err)
 	}
+	body := buf.Bytes()
 	if len(body) > maxDocument {
 		return nil, fmt.Errorf("%s: %w: longer than %d bytes", key, ErrDamaged, maxDocument)
 	}
