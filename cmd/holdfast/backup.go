@@ -82,7 +82,7 @@ func (a *app) printBackup(rep *agent.BackupReport, took time.Duration) error {
 			"backup": m.ID, "lineage": m.Lineage, "database": m.Database, "parent": m.Parent,
 			"start": m.Start.Key(), "stop": m.Stop.Key(), "start_time": m.StartTime, "stop_time": m.StopTime,
 			"items": m.Items, "bytes": m.Bytes, "new_bytes": m.NewBytes, "stored_bytes": m.NewStored,
-			"seconds": took.Seconds(), "findings": m.Findings,
+			"seconds": took.Seconds(), "findings": m.Findings, "own_log": rep.OwnLog,
 		}); err != nil {
 			return err
 		}

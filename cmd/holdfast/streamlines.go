@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -77,11 +78,13 @@ func (s *streamLines) condition(r agent.StreamReport) {
 		return
 	}
 	now := string(r.Condition)
-	switch {
-	case now == s.trouble:
-	case now == "":
+	if now == s.trouble {
+		return
+	}
+	if s.trouble != "" {
 		s.line("over: %s", s.trouble)
-	default:
+	}
+	if now != "" {
 		s.line("%s: %s", now, r.Message)
 		s.hint(r.Hint)
 	}
@@ -98,7 +101,7 @@ func (s *streamLines) status(r agent.StreamReport) {
 		}
 	}
 	now := s.a.clock()
-	if s.quiet || now.Sub(s.last).Abs() < statusEvery {
+	if s.quiet || r.Stored == 0 || now.Sub(s.last).Abs() < statusEvery {
 		return
 	}
 	s.last = now
@@ -120,8 +123,11 @@ func (s *streamLines) status(r agent.StreamReport) {
 }
 
 func (s *streamLines) hint(text string) {
-	if text != "" {
-		s.line("  hint: %s", text)
+	if text == "" {
+		return
+	}
+	for line := range strings.Lines(text) {
+		s.line("  hint: %s", strings.TrimRight(line, "\n"))
 	}
 }
 

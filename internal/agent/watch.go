@@ -14,9 +14,10 @@ import (
 const (
 	watchEvery     = time.Second
 	guaranteeEvery = 10 * time.Second
-	storePatience  = 3 * time.Second // a put that fails once is no condition
+	storePatience  = 3 * time.Second // a put that fails once, or a spool that is full for a moment, is no condition
 	silentTooLong  = 6 * time.Second // of a server that is asked every 2.5 s
-	clockStep      = 2 * time.Second // more than clocks drift between two looks
+	clockEvery     = 5 * time.Second
+	clockStep      = time.Second // more than clocks drift between two looks
 )
 
 // watch follows a running session: it derives what is wrong from what the
@@ -28,10 +29,13 @@ type watch struct {
 	arch *wal.Archiver
 	tail func() engines.TailStatus
 
-	clock    clockWatch
-	asked    time.Time // monotonic
-	stepped  string
-	stepSeen time.Time // monotonic
+	// All times are monotonic.
+	clock     clockWatch
+	timed     time.Time // when the server was last asked for its clock
+	asked     time.Time // … and for what a commit is worth
+	stepped   string
+	stepSeen  time.Time
+	fullSince time.Time
 }
 
 func (w *watch) run(ctx context.Context) {
@@ -54,10 +58,14 @@ func (w *watch) look(ctx context.Context) {
 		h := w.job.spool.Held()
 		spool = &SpoolReport{Bytes: h.Bytes, Limit: h.Limit, Full: st.SpoolFull}
 	}
-	if step := w.clock.step(ts.ServerTime, time.Now()); step != 0 {
-		w.stepped = fmt.Sprintf("the source's clock was set by %s: commit times in the log are not in order there", step.Round(time.Millisecond))
-		w.stepSeen = time.Now()
-		w.job.d.Log.Warn("the source's clock was set", "database", w.job.r.Database, "by", step)
+	if time.Since(w.timed) >= clockEvery {
+		w.timed = time.Now()
+		w.askTime(ctx)
+	}
+	if !st.SpoolFull {
+		w.fullSince = time.Time{}
+	} else if w.fullSince.IsZero() {
+		w.fullSince = time.Now()
 	}
 	if time.Since(w.asked) >= guaranteeEvery {
 		w.asked = time.Now()
@@ -80,7 +88,7 @@ func (w *watch) judge(st wal.Status, ts engines.TailStatus, spool *SpoolReport) 
 	switch {
 	case st.Err != nil:
 		return troubleOf(st.Err)
-	case spool != nil && spool.Full:
+	case spool != nil && spool.Full && time.Since(w.fullSince) > storePatience:
 		return trouble{ConditionSpoolFull, "the spool is full and the store does not take the log: nothing more is received, and commits that wait for us hang",
 			"Make the store reachable, or raise the spool's limit. Nothing is lost while the server lives: its slot keeps what the store lacks."}
 	case out && st.StoreErr != nil:
@@ -103,9 +111,9 @@ func storeHint(err error, spool *SpoolReport) string {
 		hint = "Make the store reachable."
 	}
 	if spool != nil {
-		return hint + " Until then the spool answers for what is acknowledged, up to its limit."
+		return hint + "\nUntil then the spool answers for what is acknowledged, up to its limit."
 	}
-	return hint + " Until then the server keeps its log: mind the disk it is on."
+	return hint + "\nUntil then the server keeps its log: mind the disk it is on."
 }
 
 func (w *watch) guarantee(ctx context.Context) {
@@ -119,30 +127,48 @@ func (w *watch) guarantee(ctx context.Context) {
 	w.job.box.set(func(r *StreamReport) { r.Guarantee = &g })
 }
 
-// clockWatch compares how far the source's clock went with how long it took.
-type clockWatch struct {
-	server time.Time
-	at     time.Time // monotonic, when it was first seen
+// askTime asks the server for its clock: the times in its messages are as old
+// as the messages, which wait while the store is behind.
+func (w *watch) askTime(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, watchEvery*5)
+	defer cancel()
+	began := time.Now()
+	server, err := w.src.Clock(ctx)
+	if err != nil {
+		return // the tail finds out what is wrong
+	}
+	step := w.clock.step(server, began, time.Now())
+	if step == 0 {
+		return
+	}
+	w.stepped = fmt.Sprintf("the source's clock was set by about %s: commit times in the log are not in order there", step.Round(100*time.Millisecond))
+	w.stepSeen = time.Now()
+	w.job.d.Log.Warn("the source's clock was set", "database", w.job.r.Database, "by", step)
 }
 
-// step is by how much the source's clock was set since the last look, 0 if it
-// was not. A look without news from the server says nothing; news is at most
-// as old as the last look.
-func (c *clockWatch) step(server, now time.Time) time.Duration {
-	if server.IsZero() || server.Equal(c.server) {
-		return 0
-	}
+// clockWatch compares how far the source's clock went with how long that took.
+type clockWatch struct {
+	server      time.Time
+	began, done time.Time // around the question, monotonic
+}
+
+// step is by how much the source's clock was set since the last answer, 0 if
+// it was not, as far as the questions' round trips can tell.
+func (c *clockWatch) step(server, began, done time.Time) time.Duration {
 	was := *c
-	c.server, c.at = server, now
+	*c = clockWatch{server, began, done}
 	if was.server.IsZero() {
 		return 0
 	}
-	elapsed := now.Sub(was.at)
-	step := server.Sub(was.server) - elapsed
-	if step.Abs() < clockStep+min(elapsed/100, time.Minute)+watchEvery {
-		return 0
+	went := server.Sub(was.server)
+	most, least := done.Sub(was.began), began.Sub(was.done)
+	switch slack := clockStep + most/100; {
+	case went > most+slack:
+		return went - most
+	case went < least-slack:
+		return went - least
 	}
-	return step
+	return 0
 }
 
 func later(a, b time.Time) time.Time {
