@@ -207,10 +207,13 @@ func TestTheWalkerSeesWhatPgWaldumpSees(t *testing.T) {
 
 	// The files go on with zeros, or with what they were used for before.
 	got, err := walk(newWalker(t, from, false), s.log(from, 0), 0, nil)
-	compare(t, "beyond the end", got, want)
+	if len(got) < len(want) {
+		t.Fatal(len(got), err)
+	}
+	compare(t, "in the files", got[:len(want)], want)
 	var end *walrecord.EndError
-	if !errors.As(err, &end) || end.At != want[len(want)-1].start+uint64(got[len(got)-1].Next-got[len(got)-1].Start) {
-		t.Errorf("the log ends with %v, its last record is %+v", err, want[len(want)-1])
+	if last := got[len(got)-1]; !errors.As(err, &end) || end.At != last.Next || len(s.waldump(last.Start, end.At)) != 1 {
+		t.Errorf("the log ends with %v, its last record at %s", err, show(last.Start))
 	}
 	t.Log(err)
 }
