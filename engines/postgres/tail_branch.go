@@ -30,6 +30,7 @@ type branchRun struct {
 	start  repo.Position // where the intake begins
 	taken  repo.Position // end of what was received: the lead, then what the intake has
 	begun  bool
+	index  wal.Indexer // the intake's once it has begun
 	rep    *reporter
 }
 
@@ -46,7 +47,7 @@ func (t *tail) branch(ctx context.Context, conn *pgconn.PgConn, b repo.Branch, u
 }
 
 func (t *tail) follow(ctx context.Context, l *link, b repo.Branch, up lead, flushed repo.Position) (*continuation, error) {
-	r := &branchRun{t: t, link: l, branch: b, lead: up, start: up.to, taken: up.from}
+	r := &branchRun{t: t, link: l, branch: b, lead: up, start: up.to, taken: up.from, index: newIndexer(b, t.segment, up.to)}
 	r.rep = newReporter(r, flushed)
 	if err := r.beginIdle(ctx); err != nil {
 		l.close()
@@ -117,7 +118,7 @@ func (r *branchRun) beginIdle(ctx context.Context) error {
 }
 
 func (r *branchRun) begin(ctx context.Context) error {
-	if err := r.t.in.Begin(ctx, r.branch, r.start, nil); err != nil {
+	if err := r.t.in.Begin(ctx, r.branch, r.start, r.index); err != nil {
 		return err
 	}
 	r.begun = true

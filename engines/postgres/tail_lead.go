@@ -100,6 +100,7 @@ func (r *branchRun) compare(data []byte) ([]byte, error) {
 	if err := sameLog(data[:n], r.lead.archived[r.taken-r.lead.from:][:n], r.branch.ID, r.taken); err != nil {
 		return nil, r.t.l.diverged("resume the stream of "+r.t.l.name, err)
 	}
+	r.index.Add(r.taken, data[:n])
 	r.taken += repo.Position(n)
 	return data[n:], nil
 }

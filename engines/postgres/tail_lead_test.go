@@ -110,6 +110,7 @@ func TestTheOriginalGoesOn(t *testing.T) {
 		if c := a.coverage(); c.Start >= c.End {
 			t.Errorf("coverage %+v", c)
 		}
+		a.indexed()
 	})
 }
 
@@ -124,4 +125,43 @@ func (a *pipeline) coverage() wal.Range {
 		a.t.Fatalf("held in %d pieces: %v", len(ranges), ranges)
 	}
 	return ranges[0]
+}
+
+// TestTheIndexGoesOn where a stream resumes inside a block.
+func TestTheIndexGoesOn(t *testing.T) {
+	onMajors(t, func(t *testing.T, major string) {
+		a := newPipeline(t, newSite(t, major, nil, "create table t (x text)"))
+		for range 4 {
+			a.stream()
+			for range 50 {
+				a.exec("insert into t select repeat('x', 5000) from generate_series(1, 3)")
+			}
+			a.durable(a.position("select pg_current_wal_flush_lsn()::text"))
+			a.stop()
+		}
+		if n := a.indexed(); n < 200 {
+			t.Errorf("the index counts %d commits of at least 200", n)
+		}
+	})
+}
+
+// indexed checks that each segment has a complete index and adds up commits.
+func (a *pipeline) indexed() (commits int64) {
+	a.t.Helper()
+	refs, err := a.lineage.Segments(a.t.Context(), "00000001-root", 0)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	for _, ref := range refs {
+		m, err := a.lineage.ReadSegmentMeta(a.t.Context(), ref)
+		if err != nil {
+			a.t.Fatal(err)
+		}
+		if m.Index == nil || !m.Index.Complete {
+			a.t.Errorf("segment %s to %s: index %+v", FormatLSN(m.Start), FormatLSN(m.End), m.Index)
+			continue
+		}
+		commits += m.Index.Commits
+	}
+	return commits
 }
