@@ -4,6 +4,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -53,13 +54,13 @@ func (s *site) status() statusDoc {
 	return doc
 }
 
-// shows waits until status has a finding with a code, which must say what to
-// do; it must come within ten seconds of the event.
-func (s *site) shows(code string, since time.Time) {
+// shows waits until status has a finding with one of some codes ("a|b"), which
+// must say what to do; it must come within ten seconds of the event.
+func (s *site) shows(codes string, since time.Time) {
 	s.t.Helper()
 	for {
 		for _, f := range s.status().Databases[0].Findings {
-			if f.Code == code {
+			if code := f.Code; slices.Contains(strings.Split(codes, "|"), code) {
 				if f.Fix == "" {
 					s.t.Errorf("%s: %s: it does not say what to do", code, f.Message)
 				}
@@ -68,7 +69,7 @@ func (s *site) shows(code string, since time.Time) {
 			}
 		}
 		if time.Since(since) > patience {
-			s.t.Fatalf("%s does not show in status after %s: %+v", code, patience, s.status())
+			s.t.Fatalf("%s does not show in status after %s: %+v", codes, patience, s.status())
 		}
 		time.Sleep(200 * time.Millisecond)
 	}
@@ -77,25 +78,6 @@ func (s *site) shows(code string, since time.Time) {
 // patience is the ten seconds within which an event must show, and what a
 // machine busy with other tests may add.
 const patience = 30 * time.Second
-
-// over waits until status has no finding with a code any more.
-func (s *site) over(code string) {
-	s.t.Helper()
-	deadline := time.Now().Add(time.Minute)
-	for {
-		found := false
-		for _, f := range s.status().Databases[0].Findings {
-			found = found || f.Code == code
-		}
-		if !found {
-			return
-		}
-		if time.Now().After(deadline) {
-			s.t.Fatalf("%s is still shown: %+v", code, s.status())
-		}
-		time.Sleep(200 * time.Millisecond)
-	}
-}
 
 // spoolArgs make a stream with a spool.
 func (s *site) spoolArgs(extra ...string) []string {

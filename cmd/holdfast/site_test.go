@@ -308,9 +308,10 @@ func (w *transcript) wait(ctx context.Context, text string) error {
 
 // copyServer is a restored directory running under the user's own server.
 type copyServer struct {
-	s    *site
-	proc testcontainers.Process
-	log  *transcript
+	s       *site
+	sockets string
+	proc    testcontainers.Process
+	log     *transcript
 }
 
 // boot starts a restored directory and waits until recovery has ended.
@@ -325,10 +326,17 @@ func (s *site) boot(dir string) *copyServer {
 
 func (s *site) tryBoot(dir string) *copyServer {
 	s.t.Helper()
-	c := &copyServer{s: s, log: &transcript{changed: make(chan struct{})}}
+	return s.bootOn(dir, s.host.Dir())
+}
+
+// bootOn starts a restored directory that listens in a directory of its own,
+// so that several may run.
+func (s *site) bootOn(dir, sockets string) *copyServer {
+	s.t.Helper()
+	c := &copyServer{s: s, sockets: sockets, log: &transcript{changed: make(chan struct{})}}
 	var err error
 	c.proc, err = s.host.Start(s.ctx, testcontainers.Command{Path: "postgres", Stdout: c.log, Stderr: c.log, Args: []string{
-		"-D", dir, "-c", "listen_addresses=", "-c", "unix_socket_directories=" + s.host.Dir(), "-c", "logging_collector=off"}})
+		"-D", dir, "-c", "listen_addresses=", "-c", "unix_socket_directories=" + sockets, "-c", "logging_collector=off"}})
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -344,7 +352,7 @@ func (c *copyServer) stop() {
 
 func (c *copyServer) url() string {
 	u := url.URL{Scheme: "postgres", User: url.UserPassword("postgres", c.s.server.Password()), Path: "/postgres",
-		RawQuery: url.Values{"host": {c.s.host.Dir()}}.Encode()}
+		RawQuery: url.Values{"host": {c.sockets}}.Encode()}
 	return u.String()
 }
 

@@ -101,6 +101,7 @@ func (a *app) runStream(ctx context.Context, args []string, fl streamFlags) erro
 				OpenSpool:  a.spoolOpener(settings[i]),
 				Takeover:   fl.takeover,
 				NewLineage: fl.newLineage,
+				Position:   lines.position,
 				Events:     lines.event,
 			})
 		})

@@ -110,7 +110,7 @@ func (t *tail) run(ctx context.Context) error {
 	for {
 		i := owner(where.Path, pos)
 		branch := where.Path[i]
-		lead, err := t.leadUp(ctx, where.Path, branch, pos)
+		lead, err := t.leadUp(ctx, where.Path, pos)
 		if err != nil {
 			return err
 		}

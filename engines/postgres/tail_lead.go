@@ -50,7 +50,7 @@ func (e *DivergedError) Unwrap() error { return repo.ErrFork }
 
 // leadUp finds how much of the log before pos the archive holds without a
 // hole, and reads it. Nothing is led up to where the archive begins.
-func (t *tail) leadUp(ctx context.Context, path []repo.Branch, b repo.Branch, pos repo.Position) (lead, error) {
+func (t *tail) leadUp(ctx context.Context, path []repo.Branch, pos repo.Position) (lead, error) {
 	none := lead{from: pos, to: pos}
 	if pos == 0 || t.noLead || t.o.Archived == nil {
 		return none, nil
@@ -66,7 +66,9 @@ func (t *tail) leadUp(ctx context.Context, path []repo.Branch, b repo.Branch, po
 	if from >= pos {
 		return none, nil
 	}
-	archived, err := t.o.Archived(ctx, b.ID, from, pos)
+	// As seen on the branch that holds the last byte: the one that begins at
+	// pos may not be recorded yet.
+	archived, err := t.o.Archived(ctx, path[owner(path, pos-1)].ID, from, pos)
 	if err != nil {
 		return none, fmt.Errorf("read the end of the archived log: %w", err)
 	}

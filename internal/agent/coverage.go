@@ -80,6 +80,9 @@ func (c *liveCoverage) wait(ctx context.Context, res engines.BackupResult) error
 		if upTo > last {
 			last, since = upTo, time.Now()
 		}
+		if err := c.alive(ctx); err != nil {
+			return errors.Join(err, &wal.GapError{Branch: res.Branch, From: upTo, To: res.Stop})
+		}
 		if time.Since(since) > c.stall {
 			return hferr.New("wait for the log of this backup",
 				&wal.GapError{Branch: res.Branch, From: upTo, To: res.Stop},
@@ -89,6 +92,19 @@ func (c *liveCoverage) wait(ctx context.Context, res engines.BackupResult) error
 			return err
 		}
 	}
+}
+
+// alive fails once whoever wrote the log has given its lease up.
+func (c *liveCoverage) alive(ctx context.Context) error {
+	held, _, err := c.l.ReadLease(ctx)
+	switch {
+	case errors.Is(err, repo.ErrNotFound): // no lease was ever taken: the store has none
+		return nil
+	case err == nil && held.Released:
+		return hferr.New("wait for the log of this backup", errors.New("the live streamer has ended"),
+			"holdfast status says why; run the backup again: without a streamer it streams its own log. It was not committed.")
+	}
+	return nil // a store that fails shows when the segments are listed
 }
 
 // compareMost is how much of the log before a base's stop is compared.

@@ -98,7 +98,12 @@ func troubleOf(err error) trouble {
 	if err == nil {
 		return trouble{}
 	}
-	return trouble{conditionOf(err), err.Error(), hferr.HintOf(err)}
+	t := trouble{conditionOf(err), err.Error(), hferr.HintOf(err)}
+	if t.hint == "" {
+		t.hint = "The stream connects again by itself and resumes at the first byte that the archive lacks; nothing that was acknowledged is lost. " +
+			"If it lasts, look at the server and the network between."
+	}
+	return t
 }
 
 // reportBox holds a stream's report; changed is told of a new state or

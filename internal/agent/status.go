@@ -29,6 +29,8 @@ type Status struct {
 	LastDrill  *DrillSummary        `json:"last_drill,omitempty"`
 	Retained   []engines.Retained   `json:"retained,omitempty"`
 	Findings   []repo.Finding       `json:"findings"`
+
+	newestFrom repo.Position // log that the newest backup needs begins here
 }
 
 // BackupSummary is one backup in lists.
@@ -117,7 +119,7 @@ func (s *Status) fromStore(ctx context.Context, d Deps, l *repo.Lineage) error {
 		s.find("error", "no-backup", "there is no base backup", "holdfast backup "+s.Database)
 	} else {
 		last := Summarize(all[len(all)-1])
-		s.LastBackup = &last
+		s.LastBackup, s.newestFrom = &last, all[len(all)-1].LogFrom
 	}
 	if s.Windows, err = engines.Windows(ctx, l); err != nil && len(s.Windows) == 0 && len(all) > 0 {
 		return err
@@ -139,16 +141,15 @@ func (s *Status) fromStore(ctx context.Context, d Deps, l *repo.Lineage) error {
 // lease tells who writes the log, how far they are and what is wrong there.
 func (s *Status) lease(ctx context.Context, now time.Time, l *repo.Lineage) error {
 	held, _, err := l.ReadLease(ctx)
-	if errors.Is(err, repo.ErrNotFound) || err == nil && held.Released {
+	if errors.Is(err, repo.ErrNotFound) {
 		return nil
 	}
 	if err != nil {
-		s.find("error", "lease", "the log's lease cannot be read: "+err.Error(), "")
+		s.find("error", "lease", "the log's lease cannot be read: "+err.Error(), "holdfast verify "+s.Database+" says whether it is damaged")
 		return nil //nolint:nilerr // it is in the findings; the rest is worth showing
 	}
 	sum := &StreamSummary{Kind: held.Kind, Host: held.Holder.Host, PID: held.Holder.PID, Epoch: held.Epoch,
 		Renewed: held.Renewed, Age: now.Sub(held.Renewed).Abs()}
-	s.Stream = sum
 	if len(held.Report) > 0 {
 		sum.Report = &StreamReport{}
 		if err := json.Unmarshal(held.Report, sum.Report); err != nil {
@@ -156,6 +157,13 @@ func (s *Status) lease(ctx context.Context, now time.Time, l *repo.Lineage) erro
 		}
 	}
 	who := fmt.Sprintf("process %d on %s", sum.PID, sum.Host)
+	if held.Released {
+		if r := sum.Report; r != nil && r.Condition != "" {
+			s.find("error", string(r.Condition), fmt.Sprintf("the last stream (%s) ended: %s", who, r.Message), r.Hint)
+		}
+		return nil
+	}
+	s.Stream = sum
 	if sum.Age > silentLease {
 		s.find("error", "stream-silent", fmt.Sprintf("the streamer (%s) has not reported for %s", who, sum.Age.Round(time.Second)),
 			"Look whether it runs and reaches the store; holdfast stream "+s.Database+" takes over from one that has ended.")
@@ -163,7 +171,11 @@ func (s *Status) lease(ctx context.Context, now time.Time, l *repo.Lineage) erro
 	}
 	s.Streaming = held.Kind == repo.LeaseStream
 	if r := sum.Report; r != nil && r.Condition != "" {
-		s.find("error", string(r.Condition), fmt.Sprintf("%s (says the streamer, %s, since %s)", r.Message, who, r.Since.UTC().Format(time.RFC3339)), r.Hint)
+		severity := "error"
+		if r.Condition == ConditionLogHole && r.Hole != nil && s.newestFrom >= r.Hole.End {
+			severity = "warning" // the newest backup begins behind it
+		}
+		s.find(severity, string(r.Condition), fmt.Sprintf("%s (says the streamer, %s, since %s)", r.Message, who, r.Since.UTC().Format(time.RFC3339)), r.Hint)
 	}
 	return nil
 }

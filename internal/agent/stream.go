@@ -29,6 +29,8 @@ type StreamRequest struct {
 	// NewLineage accepts a server that is not the one recorded under this
 	// name: it was initialised anew, or upgraded.
 	NewLineage bool
+	// Position prints a position the engine's way; nil: hexadecimal.
+	Position func(repo.Position) string
 	// Events reports what a person or a monitor should know. It is called
 	// from several goroutines.
 	Events func(StreamEvent)
@@ -50,6 +52,10 @@ type StreamEvent struct {
 	Report  StreamReport
 }
 
+// mostDelay is between attempts at a source that is away: what is wrong, and
+// that it is over, must show within ten seconds.
+const mostDelay = 5 * time.Second
+
 // drain is how long a stopping stream may take to store what it holds.
 const drain = 30 * time.Second
 
@@ -61,6 +67,9 @@ const drain = 30 * time.Second
 func (d Deps) Stream(ctx context.Context, r StreamRequest) error {
 	if r.Events == nil {
 		r.Events = func(StreamEvent) {}
+	}
+	if r.Position == nil {
+		r.Position = repo.Position.Key
 	}
 	j := d.newStreamJob(r)
 	err := j.run(ctx)
@@ -102,7 +111,7 @@ func (j *streamJob) run(ctx context.Context) error {
 		if sleep(ctx, jittered) != nil {
 			return nil
 		}
-		delay = min(delay*2, 15*time.Second)
+		delay = min(delay*2, mostDelay)
 		j.event(StreamEvent{Kind: "retry"})
 	}
 }

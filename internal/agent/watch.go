@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/holdfastdb/holdfast/engines"
@@ -29,20 +30,25 @@ type watch struct {
 	arch *wal.Archiver
 	tail func() engines.TailStatus
 
-	// All times are monotonic.
 	clock     clockWatch
-	timed     time.Time // when the server was last asked for its clock
-	asked     time.Time // … and for what a commit is worth
-	stepped   string
-	stepSeen  time.Time
-	fullSince time.Time
+	fullSince time.Time // monotonic
+
+	mu       sync.Mutex
+	stepped  string
+	stepSeen time.Time // monotonic
 }
 
 func (w *watch) run(ctx context.Context) {
+	// Questions to the server may hang where the network does, and must not
+	// keep that from being seen.
+	var asking sync.WaitGroup
+	defer asking.Wait()
+	asking.Go(func() { w.every(ctx, clockEvery, w.askTime) })
+	asking.Go(func() { w.every(ctx, guaranteeEvery, w.guarantee) })
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
 	for {
-		w.look(ctx)
+		w.look()
 		select {
 		case <-ctx.Done():
 			return
@@ -51,25 +57,33 @@ func (w *watch) run(ctx context.Context) {
 	}
 }
 
-func (w *watch) look(ctx context.Context) {
+// every asks the server now and then, each time with a limit.
+func (w *watch) every(ctx context.Context, period time.Duration, ask func(context.Context)) {
+	tick := time.NewTicker(period)
+	defer tick.Stop()
+	for {
+		limited, cancel := context.WithTimeout(ctx, period)
+		ask(limited)
+		cancel()
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+func (w *watch) look() {
 	st, ts := w.arch.Status(), w.tail()
 	var spool *SpoolReport
 	if w.job.spool != nil {
 		h := w.job.spool.Held()
 		spool = &SpoolReport{Bytes: h.Bytes, Limit: h.Limit, Full: st.SpoolFull}
 	}
-	if time.Since(w.timed) >= clockEvery {
-		w.timed = time.Now()
-		w.askTime(ctx)
-	}
 	if !st.SpoolFull {
 		w.fullSince = time.Time{}
 	} else if w.fullSince.IsZero() {
 		w.fullSince = time.Now()
-	}
-	if time.Since(w.asked) >= guaranteeEvery {
-		w.asked = time.Now()
-		w.guarantee(ctx)
 	}
 	t := w.judge(st, ts, spool)
 	w.job.box.set(func(r *StreamReport) {
@@ -97,12 +111,22 @@ func (w *watch) judge(st wal.Status, ts engines.TailStatus, spool *SpoolReport) 
 		return trouble{engines.ConditionStalled, fmt.Sprintf("the server has said nothing for %s", ts.Silent.Round(time.Second)),
 			"Look at the network and the server's load; the connection is given up soon and made again."}
 	case st.Hole != nil:
-		return trouble{ConditionLogHole, fmt.Sprintf("log was lost: branch %s from %s to %s is neither in the archive nor on the server", st.Hole.Branch, st.Hole.Start.Key(), st.Hole.End.Key()),
+		return trouble{ConditionLogHole, fmt.Sprintf("log was lost: branch %s from %s to %s is neither in the archive nor on the server", st.Hole.Branch, w.job.r.Position(st.Hole.Start), w.job.r.Position(st.Hole.End)),
 			"Moments inside and just before the hole's end cannot be restored. Take a new base backup: holdfast backup " + w.job.r.Database}
-	case w.stepped != "" && time.Since(w.stepSeen) < time.Minute:
-		return trouble{ConditionClockStep, w.stepped, "For moments near the step restore by position (--target-lsn or the like) rather than by time."}
+	case w.step() != "":
+		return trouble{ConditionClockStep, w.step(), "For moments near the step restore by position (--target-lsn or the like) rather than by time."}
 	}
 	return trouble{}
+}
+
+// step is what is to be said of the source's clock, for a minute.
+func (w *watch) step() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.stepped == "" || time.Since(w.stepSeen) > time.Minute {
+		return ""
+	}
+	return w.stepped
 }
 
 func storeHint(err error, spool *SpoolReport) string {
@@ -117,8 +141,6 @@ func storeHint(err error, spool *SpoolReport) string {
 }
 
 func (w *watch) guarantee(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, watchEvery*5)
-	defer cancel()
 	g, err := w.src.Log().Guarantee(ctx)
 	if err != nil {
 		w.job.d.Log.Debug("the server's guarantee could not be asked for", "error", err)
@@ -130,8 +152,6 @@ func (w *watch) guarantee(ctx context.Context) {
 // askTime asks the server for its clock: the times in its messages are as old
 // as the messages, which wait while the store is behind.
 func (w *watch) askTime(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, watchEvery*5)
-	defer cancel()
 	began := time.Now()
 	server, err := w.src.Clock(ctx)
 	if err != nil {
@@ -141,6 +161,8 @@ func (w *watch) askTime(ctx context.Context) {
 	if step == 0 {
 		return
 	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	w.stepped = fmt.Sprintf("the source's clock was set by about %s: commit times in the log are not in order there", step.Round(100*time.Millisecond))
 	w.stepSeen = time.Now()
 	w.job.d.Log.Warn("the source's clock was set", "database", w.job.r.Database, "by", step)
