@@ -333,6 +333,7 @@ func (p *past) lists() {
 }
 
 // copyLog copies a lineage's log, without the indexes that keep refuses.
+// With keep nil it copies the branches alone.
 func copyLog(t *testing.T, from *repo.Lineage, keep func(n int) bool) *repo.Lineage {
 	t.Helper()
 	ctx := t.Context()
@@ -360,6 +361,9 @@ func copyLog(t *testing.T, from *repo.Lineage, keep func(n int) bool) *repo.Line
 			t.Fatal(err)
 		}
 		for n, ref := range refs {
+			if keep == nil {
+				break
+			}
 			m, data, err := from.ReadSegment(ctx, ref)
 			if err != nil {
 				t.Fatal(err)
@@ -373,6 +377,69 @@ func copyLog(t *testing.T, from *repo.Lineage, keep func(n int) bool) *repo.Line
 		}
 	}
 	return l
+}
+
+// recut copies a past's log in segments that end in the midst of a record of
+// every 20th commit or abort, all of them indexed, and says which those are.
+func (p *past) recut(from *repo.Lineage) (l *repo.Lineage, cut []int) {
+	t, ctx := p.t, p.t.Context()
+	l = copyLog(t, from, nil)
+	ends := 0
+	for i, m := range p.all {
+		if endsTransaction(&m.mark) {
+			if ends++; ends%20 == 0 {
+				cut = append(cut, i)
+			}
+		}
+	}
+	branches, err := l.Branches(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n, leg := range p.rd.Plan().Legs {
+		var cuts []repo.Position
+		for _, i := range cut {
+			if at := p.all[i].mark.Start + 12; at > leg.From && at < leg.To {
+				cuts = append(cuts, at)
+			}
+		}
+		ix, at := newIndexer(branches[n], testSegment, leg.From), leg.From
+		if lead := segmentStart(at, testSegment); lead >= p.rd.Plan().From() && lead < at {
+			ix.Add(lead, p.bytes(lead, at))
+		}
+		for _, end := range append(cuts, leg.To) {
+			data := p.bytes(at, end)
+			ix.Add(at, data)
+			x := ix.Cut()
+			if err := l.PutSegment(ctx, &repo.SegmentMeta{Branch: leg.Branch.ID, Start: at, End: end, Index: &x, FirstTime: p.base.StartTime, LastTime: p.base.StartTime, Sealed: p.base.StartTime}, data); err != nil {
+				t.Fatal(err)
+			}
+			at = end
+		}
+	}
+	return l, cut
+}
+
+func (p *past) bytes(from, to repo.Position) []byte {
+	p.t.Helper()
+	var b bytes.Buffer
+	if err := p.rd.Copy(p.t.Context(), p.branches[1], from, to, &b); err != nil {
+		p.t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+// across resolves the commits and aborts that lie across two segments.
+func (p *past) across(cut []int) {
+	for _, i := range cut {
+		m := p.all[i].mark
+		p.check(point(engines.PointTransaction, m.ID), p.reachable(i+1))
+		p.check(point(engines.PointPosition, FormatLSN(m.Start)), p.reachable(i))
+		if m.Kind == repo.MarkCommit {
+			p.check(point(engines.PointBefore, FormatLSN(m.Start+12)), p.reachable(i))
+			p.check(point(engines.PointBefore, m.ID), p.reachable(i))
+		}
+	}
 }
 
 // TestTargetsAllOverALog across a promotion: with every segment indexed, with
@@ -397,6 +464,9 @@ func TestTargetsAllOverALog(t *testing.T) {
 			p.lists()
 		}
 		run(30)
+		recut, cut := p.recut(a.lineage)
+		p.read(recut)
+		p.across(cut)
 		for _, keep := range []func(int) bool{func(int) bool { return false }, func(n int) bool { return n%3 > 0 }} {
 			p.read(copyLog(t, a.lineage, keep))
 			run(4)
