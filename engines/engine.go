@@ -36,6 +36,8 @@ type Engine interface {
 	Connect(ctx context.Context, c ConnectOptions) (Source, error)
 	// Restorer is the way back.
 	Restorer() Restorer
+	// Resolver finds places in its log.
+	Resolver() Resolver
 }
 
 // ConnectOptions say how to reach a source.

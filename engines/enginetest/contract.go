@@ -206,7 +206,7 @@ func (s *suite) resume(t *testing.T) {
 func (s *suite) restored(t *testing.T, g engines.Goal, look func(*engines.RestorePlan, engines.Copy)) {
 	t.Helper()
 	ctx, r := t.Context(), s.Engine.Restorer()
-	p, err := engines.PlanRestore(ctx, s.lineage, g)
+	p, err := engines.PlanRestore(ctx, s.Engine, s.lineage, g)
 	must(t, err)
 	spec := r.Server(p)
 	spec.Dir, spec.Label = s.WorkDir, "holdfast-contract"

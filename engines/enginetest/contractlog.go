@@ -16,7 +16,7 @@ import (
 // the exit statuses tell the three answers apart.
 func (s *suite) feed(t *testing.T) {
 	ctx, r := t.Context(), s.Engine.Restorer()
-	p, err := engines.PlanRestore(ctx, s.lineage, engines.Goal{})
+	p, err := engines.PlanRestore(ctx, s.Engine, s.lineage, engines.Goal{})
 	must(t, err)
 	rd, err := wal.NewReader(ctx, s.lineage, p.Log)
 	must(t, err)

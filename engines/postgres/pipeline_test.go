@@ -153,7 +153,7 @@ func (a *pipeline) backup() *repo.Manifest {
 func (a *pipeline) drill(major string, g engines.Goal) (*run, error) {
 	a.t.Helper()
 	ctx := a.t.Context()
-	plan, err := engines.PlanRestore(ctx, a.lineage, g)
+	plan, err := engines.PlanRestore(ctx, New(), a.lineage, g)
 	if err != nil {
 		return nil, err
 	}
@@ -283,7 +283,7 @@ func TestAnInterruptedLoadIsNoDatabase(t *testing.T) {
 	a.stream()
 	defer a.stop()
 	a.backup()
-	plan, err := engines.PlanRestore(t.Context(), a.lineage, engines.Goal{})
+	plan, err := engines.PlanRestore(t.Context(), New(), a.lineage, engines.Goal{})
 	if err != nil {
 		t.Fatal(err)
 	}
