@@ -85,12 +85,18 @@ const databaseName = "shop"
 
 func newSite(t *testing.T, major string) *site {
 	t.Helper()
+	return newSiteWith(t, major, nil)
+}
+
+// newSiteWith has a server with these settings.
+func newSiteWith(t *testing.T, major string, conf map[string]string) *site {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Minute)
 	t.Cleanup(cancel)
 	s := &site{t: t, ctx: ctx}
 	s.server = pgtest.Start(t, major, pgserver.Options{
-		Role: "holdfast",
-		SQL:  []string{"CREATE DATABASE holdfast OWNER holdfast", "GRANT pg_monitor TO holdfast"},
+		Role: "holdfast", Conf: conf,
+		SQL: []string{"CREATE DATABASE holdfast OWNER holdfast", "GRANT pg_monitor TO holdfast"},
 	})
 	s.newHost(major)
 	u, err := url.Parse(s.server.URL())
