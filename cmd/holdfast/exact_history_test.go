@@ -100,7 +100,7 @@ func transact(ctx context.Context, c *pgx.Conn, round, writer, n int) error {
 		}
 		return run("rollback prepared '" + gid + "'")
 	case 5:
-		return run("begin", part(1, 300), commit("many pages", 300), "commit")
+		return run("begin", part(1, 100), commit("many pages", 100), "commit")
 	}
 	return run(commit("alone", 0))
 }

@@ -32,7 +32,7 @@ type place struct {
 
 // A commit or abort as xact_desc prints it: the id first where the record is
 // of a prepared transaction.
-var xactDescription = regexp.MustCompile(`^(?:(\d+): )?(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{6}) UTC`)
+var xactDescription = regexp.MustCompile(`^(?:(\d+): )?(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d+)?)(?:\+00| UTC)`)
 
 func (s *site) readTruth(from repo.Position) *truth {
 	s.t.Helper()
@@ -67,7 +67,7 @@ func (s *site) readTruth(from repo.Position) *truth {
 			if m[1] != "" {
 				p.xid, _ = strconv.ParseInt(m[1], 10, 64)
 			}
-			if p.at, err = time.Parse("2006-01-02 15:04:05.000000", m[2]); err != nil {
+			if p.at, err = time.Parse("2006-01-02 15:04:05", m[2]); err != nil {
 				return err
 			}
 			tr.ends = append(tr.ends, p)
