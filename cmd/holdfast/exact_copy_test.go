@@ -1,12 +1,13 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -62,16 +63,41 @@ func (w *walkingCopy) visit(p *engines.RestorePlan) []int64 {
 	w.s.t.Helper()
 	w.prepare(p)
 	c := w.s.tryBoot(w.dir)
-	defer c.stop()
-	if err := c.log.wait(w.s.ctx, "pausing at the end of recovery"); err != nil {
+	if err := c.log.wait(w.s.ctx, "pausing at the end of recovery", serverEnded); err != nil {
 		w.s.t.Fatalf("%+v: %v; the server says:\n%s", p.Stop, err, c.log)
 	}
 	conn, err := pgx.Connect(w.s.ctx, c.url())
 	if err != nil {
 		w.s.t.Fatalf("%v; the server says:\n%s", err, c.log)
 	}
-	defer conn.Close(context.WithoutCancel(w.s.ctx))
-	return w.s.held(conn)
+	got := w.s.held(conn)
+	var startup int
+	if err := conn.QueryRow(w.s.ctx, "select pid from pg_stat_activity where backend_type = 'startup'").Scan(&startup); err != nil {
+		w.s.t.Fatal(err)
+	}
+	conn.Close(w.s.ctx)
+	c.stopPaused(startup)
+	return got
+}
+
+// stopPaused stops a server whose recovery is paused. Its startup process
+// sleeps for a second at a time and is not woken by the order to end
+// (recoveryPausesHere); any signal to its latch wakes it.
+func (c *copyServer) stopPaused(startup int) {
+	c.s.t.Helper()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		c.stop()
+	}()
+	for {
+		select {
+		case <-ended:
+			return
+		case <-time.After(20 * time.Millisecond):
+			_ = syscall.Kill(startup, syscall.SIGUSR1) // it may be gone
+		}
+	}
 }
 
 // held is numberedRows in order.

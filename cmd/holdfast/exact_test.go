@@ -113,6 +113,7 @@ func (x *exact) plan(a aim, backup string) *engines.RestorePlan {
 	if err != nil {
 		x.t.Fatal(err)
 	}
+
 	p, err := engines.PlanRestore(x.ctx, postgres.New(), x.lin, g)
 	if err != nil {
 		x.t.Fatalf("%s: %v", a, err)
@@ -141,6 +142,7 @@ func (x *exact) walk(aims []aim) {
 		plan *engines.RestorePlan
 	}
 	var visits []visit
+	began := time.Now()
 	for _, a := range aims {
 		p := x.plan(a, x.bases[0].ID)
 		if newest := x.plan(a, ""); newest.Stop.At != p.Stop.At {
@@ -152,35 +154,43 @@ func (x *exact) walk(aims []aim) {
 		visits = append(visits, visit{a, p})
 	}
 	slices.SortFunc(visits, func(a, b visit) int { return cmp.Compare(a.plan.Stop.At, b.plan.Stop.At) })
+	planned := time.Since(began)
 	w := x.walkFrom(x.lin, visits[0].plan)
-	branches := map[string]int{}
+	branches, shifted := map[string]int{}, false
 	for i, v := range visits {
 		want := x.tr.before(v.at)
 		if missing, extra := differences(w.visit(v.plan), want); len(missing)+len(extra) > 0 {
 			x.t.Errorf("%s: at %s of %d commits %v are missing and %v are there too many", v.aim, postgres.FormatLSN(v.plan.Stop.At), len(want), missing, extra)
 		}
 		branches[v.plan.Stop.Branch]++
-		if i == len(visits)/2 {
-			x.shifted(w, v.plan)
+		if !shifted && i >= len(visits)/4 && i+1 < len(visits) {
+			shifted = x.shifted(w, v.plan, visits[i+1].plan.Stop.At)
 		}
 	}
-	x.t.Logf("%d targets visited: %v", len(visits), branches)
+	if !shifted {
+		x.t.Error("the comparison was not shown to fail: no commit lies between two targets")
+	}
+	x.t.Logf("%d targets planned twice in %s, visited in %s: %v", len(visits), planned.Round(time.Millisecond), (time.Since(began) - planned).Round(time.Millisecond), branches)
 }
 
 // shifted shows that the comparison sees one record too many: the next commit
-// with a row is let in.
-func (x *exact) shifted(w *walkingCopy, p *engines.RestorePlan) {
+// with a row is let in, if it lies before limit, where the copy goes next.
+func (x *exact) shifted(w *walkingCopy, p *engines.RestorePlan, limit repo.Position) bool {
 	x.t.Helper()
 	for _, next := range x.tr.ends {
 		if next.start < p.Stop.At || next.kind != repo.MarkCommit || !x.tr.rows[next.xid] {
 			continue
 		}
+		if next.end > limit {
+			return false
+		}
 		q := x.plan(through(next), x.bases[0].ID)
 		if missing, extra := differences(w.visit(q), x.tr.before(next.start)); len(missing) != 0 || !slices.Equal(extra, []int64{next.xid}) {
 			x.t.Errorf("with one commit too many, %d, the comparison says missing %v, extra %v", next.xid, missing, extra)
 		}
-		return
+		return true
 	}
+	return false
 }
 
 // restoresByCommand restores whole copies as a user does.

@@ -44,7 +44,7 @@ func (s *site) readTruth(from repo.Position) *truth {
 	if _, err := c.Exec(s.ctx, "set timezone = 'UTC'"); err != nil {
 		s.t.Fatal(err)
 	}
-	rows, err := c.Query(s.ctx, `select (start_lsn - '0/0')::bigint, (end_lsn - '0/0')::bigint, xid::text::bigint, record_type, description
+	rows, err := c.Query(s.ctx, `select (start_lsn - '0/0')::bigint, (end_lsn - '0/0')::bigint, xid::text::bigint, record_type, coalesce(description, '')
 		from pg_get_wal_records_info('0/0'::pg_lsn + $1::numeric, pg_current_wal_flush_lsn()) order by 1`, strconv.FormatUint(uint64(from), 10))
 	if err != nil {
 		s.t.Fatal(err)
