@@ -56,7 +56,7 @@ func (countingResolver) Resolve(_ context.Context, base *repo.Manifest, g Goal, 
 		case PointTransaction:
 			s.At += recordSize
 		}
-		if s.At < base.Stop {
+		if s.At < base.Stop && g.Point.Kind != PointName { // a resolver that forgets to look
 			return nil, &UnreachableError{Target: "it", Why: "before the base", After: commitAt(base.Stop)}
 		}
 		if s.At > end {
@@ -110,6 +110,14 @@ func TestStops(t *testing.T) {
 			h.branch("b4", "b2", 400, 4)
 			h.log("b4", 400, 500)
 		}, onBranch(point(PointPosition, 400), "b4"), "new", "b4:400", "b4:420", false},
+		{"a segment whose first record lies on the branch left", func(h *house) {
+			h.branch("b1", "", 0, 1)
+			h.log("b1", 96, 500)
+			h.base("new", "b1", 300, 320)
+			h.branch("b2", "b1", 398, 2)
+			h.log("b2", 398, 500)
+		}, point(PointPosition, 385), "new", "b1:385", "b1:398", false},
+		{"found before the newest base is consistent", plain, point(PointName, 310), "old", "b1:310", "b1:330", false},
 		{"before a gap", holed, point(PointPosition, 300), "old", "b1:300", "b1:310", false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -146,6 +154,13 @@ func TestPointsOutOfReach(t *testing.T) {
 		{"beyond the end", plain, point(PointPosition, 505), "495", "", "no such record", "of transaction 495 at 2026-01-02T03:08:15Z (495)"},
 		{"before every base", plain, point(PointTransaction, 100), "", "120", "before the base", "after it: commit of transaction 120"},
 		{"behind a gap", func(h *house) { plain(h); h.log("b1", 510, 600) }, point(PointPosition, 550), "495", "", "missing from 1f4 to 1fe", "positions 120 to 500"},
+		{"in a gap between two bases", func(h *house) {
+			h.branch("b1", "", 0, 1)
+			h.base("old", "b1", 100, 120)
+			h.log("b1", 100, 310)
+			h.base("new", "b1", 325, 330)
+			h.log("b1", 320, 500)
+		}, point(PointPosition, 315), "305", "330", "before the base", "after it: commit of transaction 330"},
 		{"a time at which nothing was committed any more", plain, Goal{Time: at(499)}, "495", "", "no such record", "before 2026-01-02T03:08:20Z"},
 		{"on a branch that is not chosen", promoted, point(PointPosition, 800), "695", "", "no such record", "positions 120 to 700"},
 		{"on the branch that was left", func(h *house) { plain(h); h.branch("b2", "b1", 400, 2); h.log("b2", 400, 450) },
