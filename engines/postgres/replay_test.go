@@ -166,3 +166,50 @@ func TestReplayAcrossAPromotion(t *testing.T) {
 		out.want(t, "select timeline_id from pg_control_checkpoint()", "3")
 	})
 }
+
+// Damage before the end of the archive is not taken for that end, though a
+// plan that ends there sets no target.
+func TestDamageBeforeAStopAtTheEnd(t *testing.T) {
+	onMajors(t, func(t *testing.T, major string) {
+		r := newRig(t, major, accounts)
+		r.backup()
+		r.exec("insert into accounts select i, 'x' from generate_series(1, 1000) i")
+		bad := r.flushed()
+		r.exec("insert into accounts select i, 'y' from generate_series(1001, 2000) i")
+		plan := r.planTo(r.flushed())
+		plan.Stop = &engines.Stop{At: plan.Log.To(), Branch: rootBranch(1).ID, AtEnd: true}
+		out, err := r.replay(plan, r.log(plan))
+		if err != nil {
+			t.Fatal(err)
+		}
+		out.want(t, "select count(*) from accounts", "2000")
+		log := r.log(plan)
+		log.spoil = func(_ string, at repo.Position, b []byte) error {
+			if at <= bad && bad+64 < at+repo.Position(len(b)) {
+				b[bad+60-at] ^= 1
+			}
+			return nil
+		}
+		if _, err := r.replay(plan, log); !errors.Is(err, ErrStoppedEarly) {
+			t.Fatalf("error %v, want ErrStoppedEarly", err)
+		}
+	})
+}
+
+func TestReplayAsSoonAsConsistent(t *testing.T) {
+	onMajors(t, func(t *testing.T, major string) {
+		r := newRig(t, major, accounts)
+		r.backup()
+		r.exec("insert into accounts values (1, 'after the backup')")
+		plan := r.planTo(r.flushed())
+		plan.Stop = &engines.Stop{At: r.man.Stop, Branch: rootBranch(1).ID, Consistent: true}
+		out, err := r.replay(plan, r.log(plan))
+		if err != nil {
+			t.Fatal(err)
+		}
+		out.want(t, "select count(*) from accounts", "0")
+		if at, _, err := out.copy.Reached(t.Context()); err != nil || at != r.man.Stop {
+			t.Errorf("reached %s, %v; consistent at %s", FormatLSN(at), err, FormatLSN(r.man.Stop))
+		}
+	})
+}
