@@ -22,6 +22,7 @@ var numbered = []string{
 	`create table commits (xid bigint primary key, kind text not null, parts int not null)`,
 	`create table parts (xid bigint, n int, body text, primary key (xid, n))`,
 	`create table ghosts (xid bigint)`,
+	`create table early as select ` + me + ` as xid`,
 }
 
 const me = `pg_current_xact_id()::text::bigint`
@@ -183,6 +184,14 @@ func (s *site) makeHistory() (bases []string) {
 		}
 	}
 	c.Close(s.ctx)
+	// No transaction is prepared in the segment in which the timeline switches:
+	// a hot standby that comes to the shutdown checkpoint there wants to read
+	// it again under the old timeline's name, and has the segment under the
+	// new one's ("requested WAL segment has already been removed").
+	s.exec("select pg_switch_wal()")
+	for range 20 {
+		s.exec(fmt.Sprintf("insert into commits values (%s, 'before the switch', 0)", me))
+	}
 	s.switchTimeline()
 	h = s.write(1, 4)
 	s.exec("commit prepared 'across'")

@@ -32,7 +32,7 @@ func (x *exact) unreachable() {
 		{[]string{"--before", "4000000"}, exitFailed, "4000000"},
 		{[]string{"--target-lsn", beyond}, exitFailed, of(last)},
 		{[]string{"--target-lsn", postgres.FormatLSN(x.bases[0].Start)}, exitFailed, of(reachable[0])},
-		{[]string{"--target-xid", fmt.Sprint(commits[0].xid)}, exitFailed, fmt.Sprint(commits[0].xid)},
+		{[]string{"--target-xid", fmt.Sprint(x.early)}, exitFailed, fmt.Sprint(x.early)},
 		{[]string{"--target-name", "first-O"}, exitFailed, "first-O"},
 		{[]string{"--target-name", "too early"}, exitFailed, "too early"},
 		{[]string{"--target-name", "twice"}, exitUsage, "twice"},

@@ -55,6 +55,7 @@ type exact struct {
 	bases []repo.Manifest
 	tr    *truth
 	fork  repo.Position
+	early int64 // a transaction that committed before the first base
 }
 
 func newExact(t *testing.T, major string) *exact {
@@ -69,6 +70,7 @@ func newExact(t *testing.T, major string) *exact {
 		}
 		x.bases = append(x.bases, *m)
 	}
+	s.query(s.server.AdminURL(), "select xid from early", &x.early)
 	x.tr = s.readTruth(x.bases[0].LogFrom)
 	branches, err := x.lin.Branches(s.ctx)
 	if err != nil || len(branches) != 2 {
