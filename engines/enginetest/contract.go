@@ -60,6 +60,7 @@ func RunContract(t *testing.T, f Fixture) {
 		{"resume from what the store holds", s.resume},
 		{"restore the end", s.restoreEnd},
 		{"restore a moment", s.restoreMoment},
+		{"restore a place", s.restorePlace},
 		{"feed", s.feed},
 		{"temporary tail", s.temporary},
 		{"retained and released", s.retained},
