@@ -18,7 +18,7 @@ func (w *Walker) heading(b []byte) (int, error) {
 // enter decides how the walk goes on behind a block's header.
 func (w *Walker) enter(at uint64, p *page) error {
 	if *p == (page{}) && w.loose {
-		w.phase = seeking // a segment's fill
+		w.phase, w.unseen = seeking, at+headerSize(at, w.segment) // a segment's fill
 		return nil
 	}
 	if err := p.check(at, w.segment); err != nil {
@@ -67,6 +67,7 @@ func (w *Walker) skip(b []byte) int {
 	n := min(uint64(len(b)), w.left)
 	w.left -= n
 	if w.left == 0 {
+		w.unseen = w.pos + n
 		w.phase = padding
 		if (w.pos+n)%8 == 0 {
 			w.phase = starting

@@ -34,6 +34,7 @@ type Walker struct {
 	pos    uint64 // of the next byte
 	phase  phase
 	after  phase // behind a block's header
+	unseen uint64
 	major  int
 	tli    uint32
 	loose  bool // nothing proves yet that a record begins here: zeros may be a segment's fill
@@ -86,11 +87,9 @@ func (w *Walker) InStep() bool {
 	return w.err == nil && p != seeking && p != skipping
 }
 
-// Seeking says that not even the end of the record that runs into Pos is
-// known.
-func (w *Walker) Seeking() bool {
-	return w.phase == seeking || w.phase == heading && w.after == seeking || w.err != nil
-}
+// Unseen is the end of the log in which records may have ended unseen: up to
+// where the walk came in step, if it was not from the beginning; 0: none.
+func (w *Walker) Unseen() uint64 { return w.unseen }
 
 // Err is the *EndError that ended the walk; nil while it goes on.
 func (w *Walker) Err() error { return w.err }
@@ -116,6 +115,7 @@ func (w *Walker) Walk(data []byte, visit func(*Record) error) error {
 		switch w.phase {
 		case seeking:
 			n = len(chunk)
+			w.unseen = w.pos + uint64(n)
 		case heading:
 			n, err = w.heading(chunk)
 		case skipping:
