@@ -102,3 +102,23 @@ func headerSize(pos, segmentSize uint64) uint64 {
 	}
 	return shortHeader
 }
+
+// SegmentHeader is the length of the header a segment begins with.
+const SegmentHeader = longHeader
+
+// SegmentSize reads the size of a server's segments from the header of the
+// one that begins at pos.
+func SegmentSize(pos uint64, header []byte) (int64, error) {
+	if len(header) < longHeader {
+		return 0, fmt.Errorf("a segment's header of %d bytes", len(header))
+	}
+	p := parsePage(header[:longHeader])
+	size := uint64(p.segment)
+	if size < 1<<20 || size > 1<<30 || size&(size-1) != 0 {
+		return 0, fmt.Errorf("segments of %d bytes", size)
+	}
+	if err := p.check(pos, size); err != nil {
+		return 0, fmt.Errorf("no segment begins there: %w", err)
+	}
+	return int64(size), nil
+}
