@@ -27,39 +27,53 @@ type RestorePlan struct {
 	Base    repo.Manifest `json:"-"`
 	Log     *wal.Plan     `json:"log"`
 	Goal    Goal          `json:"goal"`
-	Stop    *Stop         `json:"stop,omitempty"` // where the replay ends inside Log; nil: at its end
+	Stop    *Stop         `json:"stop,omitempty"` // where the replay ends inside Log; nil: at its end, without a target
 	EndTime time.Time     `json:"end_time"`       // source's clock at the plan's last byte
 	Notes   []string      `json:"notes,omitempty"`
 }
 
 // PlanRestore chooses the base and fixes the log: the newest base that was
 // finished before the goal, lies on the path to the goal's branch, and from
-// whose LogFrom the log is held without a hole. Without a time the plan ends
-// where the log held contiguously on that branch ends. A newer base that
-// cannot be used is passed over with a note, never silently. What cannot be
-// reached is an *hferr.E that names what can.
+// whose LogFrom the log is held without a hole. Without a time or a point the
+// plan ends where the log held contiguously on that branch ends. A newer base
+// that cannot be used is passed over with a note, never silently. What cannot
+// be reached is an *hferr.E that names what can; a time or a point that no
+// replay reaches is an *UnreachableError in its chain.
 //
-// The log of a plan with a time goes as far as the log is held, not to the
-// time: that a commit lies beyond the time is how a server knows that it has
-// reached it.
-func PlanRestore(ctx context.Context, l *repo.Lineage, g Goal) (*RestorePlan, error) {
+// With a time or a point the place is looked up in the log itself, so that
+// RestorePlan.Stop is where the replay will end and not merely where it
+// should; the plan then holds the log through there and little more (see
+// cutLog). Nothing is written.
+func PlanRestore(ctx context.Context, e Engine, l *repo.Lineage, g Goal) (*RestorePlan, error) {
+	if g.Point != nil && !g.Time.IsZero() {
+		return nil, hferr.NewUsage("plan a restore", errors.New("both a time and a point are given"), "give one of the two")
+	}
 	p, err := newPlanner(ctx, l)
 	if err != nil {
 		return nil, err
 	}
+	p.resolver, p.format = e.Resolver(), e.Restorer().FormatPosition
 	return p.plan(ctx, g)
 }
 
+// exact says whether the goal is a place to look up in the log.
+func (g Goal) exact() bool { return g.Point != nil || !g.Time.IsZero() }
+
 // planner is what one look at the repository found.
 type planner struct {
+	lineage    *repo.Lineage
 	database   string
 	index      *wal.Index
 	bases      []repo.Manifest // newest first, by the source's clock
 	unreadable error           // of the backups that are not in bases
+
+	// For goals that are looked up; nil where only windows are asked for.
+	resolver Resolver
+	format   func(repo.Position) string
 }
 
 func newPlanner(ctx context.Context, l *repo.Lineage) (*planner, error) {
-	p := &planner{database: l.Info().Database}
+	p := &planner{lineage: l, database: l.Info().Database}
 	bases, err := l.Backups(ctx)
 	if err != nil {
 		if len(bases) == 0 {
@@ -87,19 +101,26 @@ func (p *planner) plan(ctx context.Context, g Goal) (*RestorePlan, error) {
 		notes = append(notes, fmt.Sprintf("warning: not every backup could be read, so the newest may have been passed over: %v", p.unreadable))
 	}
 	var unusable error
+	var misses []*missError
 	for _, base := range candidates {
 		r, err := p.from(ctx, base, g)
 		var skip *unusableError
-		if errors.As(err, &skip) {
+		var miss *missError
+		switch {
+		case errors.As(err, &skip):
 			notes = append(notes, "warning: passed over a newer backup: "+skip.Error())
 			unusable = errors.Join(unusable, err)
-			continue
-		}
-		if err != nil {
+		case errors.As(err, &miss):
+			misses = append(misses, miss) // an older base may reach it
+		case err != nil:
 			return nil, err
+		default:
+			r.Notes = append(notes, r.Notes...)
+			return r, nil
 		}
-		r.Notes = append(notes, r.Notes...)
-		return r, nil
+	}
+	if len(misses) > 0 {
+		return nil, p.unreachable(ctx, g, misses)
 	}
 	return nil, hferr.New(p.what(), unusable,
 		"No base backup has all the log it needs. Take a new one: holdfast backup "+p.database)
@@ -158,114 +179,10 @@ func (p *planner) candidates(g Goal) ([]repo.Manifest, error) {
 			"Choose another of these with --branch:\n"+listBranches(p.index.Branches()))
 	case len(out) == 0:
 		first := onPath[len(onPath)-1]
-		return nil, hferr.New(p.what(), fmt.Errorf("the target %s is not after the end of the first backup that could serve", stamp(g.Time)),
+		return nil, hferr.New(p.what(), &UnreachableError{Target: describe(g), Why: "it is not after the end of the first backup that could serve"},
 			fmt.Sprintf("The earliest reachable time is just after %s, when backup %s was finished.", stamp(first.StopTime), first.ID))
 	}
 	return out, nil
-}
-
-// unusableError: this base lacks what it needs; an older one may not.
-type unusableError struct {
-	base string
-	err  error
-}
-
-func (e *unusableError) Error() string { return fmt.Sprintf("backup %s: %v", e.base, e.err) }
-func (e *unusableError) Unwrap() error { return e.err }
-
-// from plans a restore that starts with base.
-func (p *planner) from(ctx context.Context, base repo.Manifest, g Goal) (*RestorePlan, error) {
-	target := g.Branch
-	if target == "" {
-		leaves := p.leaves(base)
-		switch len(leaves) {
-		case 0:
-			return nil, &unusableError{base.ID, fmt.Errorf("its branch %s is not recorded: %w", base.Branch, repo.ErrNotFound)}
-		case 1:
-			target = leaves[0].ID
-		default:
-			return nil, hferr.NewUsage(p.what(), fmt.Errorf("%d branches descend from backup %s", len(leaves), base.ID),
-				"Choose one of these with --branch:\n"+listBranches(leaves))
-		}
-	}
-	log, gap, err := p.reach(ctx, base, target)
-	if err != nil {
-		return nil, err
-	}
-	if gap != nil && g.Time.IsZero() && log.Legs[len(log.Legs)-1].Branch.ID != target {
-		return nil, hferr.New(p.what(), fmt.Errorf("branch %s cannot be reached from backup %s: %w", target, base.ID, gap),
-			fmt.Sprintf("Restore what lies before the gap with --target-time, or take a new base backup: holdfast backup %s", p.database))
-	}
-	end, err := p.index.EndTime(ctx, log)
-	if err != nil {
-		return nil, err
-	}
-	if !g.Time.IsZero() && !end.After(g.Time) {
-		return nil, p.tooLate(g, base, end, gap)
-	}
-	r := &RestorePlan{Base: base, Log: log, Goal: g, EndTime: end}
-	r.Goal.Branch = log.Legs[len(log.Legs)-1].Branch.ID
-	r.Goal.BackupID = base.ID
-	if gap != nil && g.Time.IsZero() {
-		r.Notes = append(r.Notes, fmt.Sprintf("warning: the restore ends at a gap in the archive, at %s; what follows needs a newer base backup: %v", stamp(end), gap))
-	}
-	if g.Branch == "" {
-		r.Notes = append(r.Notes, p.otherLeaves(log, target)...)
-	}
-	return r, nil
-}
-
-// reach is all the log that is held contiguously from base towards target,
-// and the gap that ends it, if more follows behind one.
-func (p *planner) reach(ctx context.Context, base repo.Manifest, target string) (*wal.Plan, *wal.GapError, error) {
-	log, err := p.index.Plan(ctx, base.Branch, base.LogFrom, target, 0)
-	var gap *wal.GapError
-	if errors.As(err, &gap) && gap.From > base.LogFrom {
-		log, err = p.index.Plan(ctx, base.Branch, base.LogFrom, target, gap.From)
-	}
-	switch {
-	case errors.As(err, new(*wal.GapError)), errors.Is(err, repo.ErrNotFound):
-		return nil, nil, &unusableError{base.ID, err}
-	case err != nil:
-		return nil, nil, err
-	}
-	if gap == nil {
-		if gap, err = p.behind(ctx, log); err != nil {
-			return nil, nil, err
-		}
-	}
-	if log.To() < base.Stop {
-		if gap == nil || gap.To > base.Stop {
-			gap = &wal.GapError{Branch: log.Legs[len(log.Legs)-1].Branch.ID, From: log.To(), To: base.Stop}
-		}
-		return nil, nil, &unusableError{base.ID, fmt.Errorf("it needs log through %x: %w", uint64(base.Stop), gap)}
-	}
-	return log, gap, nil
-}
-
-// behind is the gap at the end of a plan if its branch holds more after it.
-func (p *planner) behind(ctx context.Context, log *wal.Plan) (*wal.GapError, error) {
-	id := log.Legs[len(log.Legs)-1].Branch.ID
-	refs, err := p.index.Segments(ctx, id)
-	if err != nil {
-		return nil, err
-	}
-	for _, r := range wal.Coverage(refs) {
-		if r.Start > log.To() {
-			return &wal.GapError{Branch: id, From: log.To(), To: r.Start}, nil
-		}
-	}
-	return nil, nil
-}
-
-func (p *planner) tooLate(g Goal, base repo.Manifest, end time.Time, gap *wal.GapError) error {
-	why := fmt.Errorf("the target %s is not before the last moment archived, %s", stamp(g.Time), stamp(end))
-	if gap != nil {
-		why = fmt.Errorf("the target %s lies behind a gap that begins at %s: %w", stamp(g.Time), stamp(end), gap)
-	}
-	return hferr.New(p.what(), why, fmt.Sprintf(
-		"From backup %s, any time after %s and before %s can be reached. Leave out --target-time for the latest state.",
-		base.ID, stamp(base.StopTime), stamp(end)))
 }
 
 func stamp(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.999999Z07:00") }

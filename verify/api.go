@@ -37,6 +37,8 @@ const (
 	ModeLatest Mode = "latest"
 	// ModeTime restores Goal.Time and proves "present before, absent after".
 	ModeTime Mode = "time"
+	// ModePoint restores Goal.Point, an exact place in the log.
+	ModePoint Mode = "point"
 	// ModeRandom picks the moment of a noted heartbeat, anywhere in what the
 	// archive holds, and goes on like ModeTime.
 	ModeRandom Mode = "random"
@@ -53,7 +55,7 @@ type Request struct {
 	// SourceNote says why Source is nil, for the record. "": none was given.
 	SourceNote string
 
-	Mode Mode // "" is ModeTime if Goal.Time is set, else ModeLatest
+	Mode Mode // "" is ModeTime or ModePoint as Goal has the one or the other, else ModeLatest
 	Goal engines.Goal
 	Rand *rand.Rand // for ModeRandom; nil: seeded by the system
 	// AllowBase accepts a drill that replays no log beyond the base backup.
@@ -148,17 +150,22 @@ func (q *Request) complete() error {
 	}
 	if q.Mode == "" {
 		q.Mode = ModeLatest
-		if !q.Goal.Time.IsZero() {
+		switch {
+		case q.Goal.Point != nil:
+			q.Mode = ModePoint
+		case !q.Goal.Time.IsZero():
 			q.Mode = ModeTime
 		}
 	}
 	switch {
-	case q.Mode != ModeLatest && q.Mode != ModeTime && q.Mode != ModeRandom:
-		return usage(fmt.Sprintf("unknown target %q", q.Mode), "use latest, random or a time")
+	case q.Mode != ModeLatest && q.Mode != ModeTime && q.Mode != ModePoint && q.Mode != ModeRandom:
+		return usage(fmt.Sprintf("unknown target %q", q.Mode), "use latest, random, a time or a point")
 	case q.Mode == ModeTime && q.Goal.Time.IsZero():
 		return usage("no target time given", "give one")
 	case q.Mode != ModeTime && !q.Goal.Time.IsZero():
 		return usage(fmt.Sprintf("a target time contradicts the target %q", q.Mode), "give one of the two")
+	case (q.Mode == ModePoint) != (q.Goal.Point != nil):
+		return usage(fmt.Sprintf("the target %q and a target point go together", q.Mode), "give both or none")
 	}
 	for _, c := range q.Checks {
 		if c.Name == "" || c.SQL == "" {

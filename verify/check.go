@@ -57,7 +57,7 @@ func (d *drill) checkBeats(ctx context.Context) []engines.CheckResult {
 	}
 	var e expectation
 	if d.plan.Goal.Time.IsZero() {
-		e = upToPosition(newestByNumber(noted), d.plan.Log.To())
+		e = upToPosition(newestByNumber(noted), d.end())
 	} else {
 		e = upToTime(newestByNumber(noted), d.plan.Goal.Time)
 	}
@@ -74,7 +74,7 @@ func (d *drill) checkReached() engines.CheckResult {
 	if d.reached <= d.plan.Base.Stop {
 		c.Verdict, c.Detail = "not-run", "nothing was replayed beyond the base backup"
 	}
-	if end := d.plan.Log.To(); d.reached > end {
+	if end := d.end(); d.reached > end {
 		c.Verdict, c.Detail = "fail", "beyond the plan's end "+d.format(end)
 	}
 	target, last := d.plan.Goal.Time, d.rec.Target.ReachedTime
@@ -86,6 +86,14 @@ func (d *drill) checkReached() engines.CheckResult {
 		}
 	}
 	return c
+}
+
+// end is where the replay was to end.
+func (d *drill) end() repo.Position {
+	if s := d.plan.Stop; s != nil && !s.Consistent {
+		return s.At
+	}
+	return d.plan.Log.To()
 }
 
 func (d *drill) checkRead(ctx context.Context) []engines.CheckResult {

@@ -66,7 +66,7 @@ func newDrill(q Request) *drill {
 		Trigger: q.Trigger, Operator: q.Operator, Policy: q.Policy, Ticket: q.Ticket,
 		Source:     SourceRecord{Lineage: info.ID, Database: info.Database, Engine: info.Engine, Identity: info.Identity},
 		Repository: RepositoryRecord{Location: q.Repository, KeySlot: q.OpenedWith.Name, KeyKind: q.OpenedWith.Kind},
-		Target:     TargetRecord{Mode: q.Mode, Time: q.Goal.Time.UTC()},
+		Target:     TargetRecord{Mode: q.Mode, Time: q.Goal.Time.UTC(), Point: q.Goal.Point},
 		Host: HostRecord{
 			Name: host, OS: runtime.GOOS, Arch: runtime.GOARCH, CPUs: runtime.NumCPU(),
 			Workers: workers, WorkDir: q.WorkDir, FreeBytes: -1,

@@ -94,6 +94,27 @@ func TestLastMinuteCutOffShowsInTheRPO(t *testing.T) {
 	}
 }
 
+// The position noted with beat 6 lies behind its commit; beat 7, by what is
+// noted, may be either. Beat 1 is older than the base and not asked for.
+func TestPointTargets(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	format := l.engine.Restorer().FormatPosition
+	q := l.request()
+	q.Goal = engines.Goal{Point: &engines.Point{Kind: engines.PointPosition, Value: format(l.beats[5].Pos)}}
+	r := l.drill(q)
+	l.wants(r, verify.Pass, "")
+	p, a := l.check(r, "heartbeat-present", "pass"), l.check(r, "heartbeat-absent", "pass")
+	if p.Actual != "5 of 5" || a.Actual != "0 of 4" {
+		t.Errorf("present %q, absent %q", p.Actual, a.Actual)
+	}
+	if r.Target.Mode != verify.ModePoint || r.Target.Stop != format(l.beats[5].Pos) || r.Target.Reached != r.Target.Stop || r.Target.Point == nil || r.RPO.Measured {
+		t.Errorf("target %+v, rpo %+v", r.Target, r.RPO)
+	}
+	l.engine.Faults.Overshoot = true
+	l.check(l.drill(q), "heartbeat-absent", "fail")
+}
+
 func TestTimeTargets(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)

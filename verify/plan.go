@@ -74,7 +74,7 @@ func (d *drill) makePlan(ctx context.Context) error {
 		}
 		d.rec.Target.Time = goal.Time.UTC()
 	}
-	p, err := engines.PlanRestore(ctx, d.q.Lineage, goal)
+	p, err := engines.PlanRestore(ctx, d.q.Engine, d.q.Lineage, goal)
 	if err != nil {
 		return err
 	}
@@ -108,6 +108,9 @@ func (d *drill) recordPlan(p *engines.RestorePlan) {
 	branches := p.Log.Branches()
 	d.rec.Target.Branch = branches[len(branches)-1]
 	d.rec.Target.PlanEnd, d.rec.Target.PlanEndTime = d.format(p.Log.To()), p.EndTime.UTC()
+	if p.Stop != nil {
+		d.rec.Target.Stop = d.format(p.Stop.At)
+	}
 	d.rec.Replayed = LogRecord{From: d.format(p.Log.From()), To: d.format(p.Log.To()), Branches: branches}
 	for _, n := range p.Notes {
 		severity := "info"
@@ -201,7 +204,7 @@ func (d *drill) expect(ctx context.Context) error {
 // randomTime picks the time of a noted beat that another one precedes, after
 // the oldest base: the one must be absent, the other present.
 func (d *drill) randomTime(ctx context.Context, goal engines.Goal) (time.Time, error) {
-	latest, err := engines.PlanRestore(ctx, d.q.Lineage, goal)
+	latest, err := engines.PlanRestore(ctx, d.q.Engine, d.q.Lineage, goal)
 	if err != nil {
 		return time.Time{}, err
 	}

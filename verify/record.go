@@ -95,13 +95,15 @@ type BaseRecord struct {
 
 // TargetRecord is where the restore was to end and where it ended.
 type TargetRecord struct {
-	Mode        Mode      `json:"mode"`
-	Time        time.Time `json:"time,omitzero"`
-	Branch      string    `json:"branch"`
-	PlanEnd     string    `json:"plan_end"`
-	PlanEndTime time.Time `json:"plan_end_time,omitzero"`
-	Reached     string    `json:"reached"`
-	ReachedTime time.Time `json:"reached_time,omitzero"`
+	Mode        Mode           `json:"mode"`
+	Time        time.Time      `json:"time,omitzero"`
+	Point       *engines.Point `json:"point,omitempty"`
+	Branch      string         `json:"branch"`
+	Stop        string         `json:"stop,omitempty"` // with a time or a point: where the replay was to end
+	PlanEnd     string         `json:"plan_end"`
+	PlanEndTime time.Time      `json:"plan_end_time,omitzero"`
+	Reached     string         `json:"reached"`
+	ReachedTime time.Time      `json:"reached_time,omitzero"`
 }
 
 // LogRecord is the log that went into the copy.

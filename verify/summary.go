@@ -46,6 +46,9 @@ func (r *Record) targetText() string {
 	if r.Target.Mode == ModeLatest {
 		return "the end of the archive"
 	}
+	if r.Target.Point != nil {
+		return r.Target.Point.String()
+	}
 	if r.Target.Time.IsZero() {
 		return "a " + string(r.Target.Mode) + " moment"
 	}

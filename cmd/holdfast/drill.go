@@ -8,7 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/holdfastdb/holdfast/engines"
 	"github.com/holdfastdb/holdfast/internal/agent"
 	"github.com/holdfastdb/holdfast/internal/hferr"
 	"github.com/holdfastdb/holdfast/testcontainers"
@@ -17,9 +16,7 @@ import (
 )
 
 type drillFlags struct {
-	target    string
-	branch    string
-	backup    string
+	targetFlags
 	checks    []string
 	provider  string
 	image     string
@@ -34,8 +31,8 @@ func (a *app) drillCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "drill DB|URL",
 		Short: "Restore into a throwaway server, check it, measure RPO and RTO",
-		Long: `Restores the newest state (or a chosen or random moment) from the repository
-alone into a throwaway server, replays the log, and checks the copy: heartbeats
+		Long: `Restores the newest state (or a chosen place or a random moment) from the
+repository alone into a throwaway server, replays the log, and checks the copy: heartbeats
 present before and absent after, a full read of every table, the engine's own
 integrity checks, and your SQL. It measures the RPO from the restored data and
 the RTO by phase, removes everything, and keeps a record in the repository.
@@ -47,9 +44,7 @@ Exit status: 0 pass, 1 fail, 3 could not verify.`,
 		RunE: func(cmd *cobra.Command, args []string) error { return a.runDrill(cmd.Context(), args[0], fl) },
 	}
 	f := c.Flags()
-	f.StringVar(&fl.target, "target", "latest", "latest, random, or a time like 2026-11-22T14:59:30Z")
-	f.StringVar(&fl.branch, "branch", "", "branch to end on, where several descend from the base")
-	f.StringVar(&fl.backup, "backup", "", "base backup to start from (default: the newest that serves)")
+	fl.add(f, true)
 	f.StringArrayVar(&fl.checks, "check", nil, "SQL whose first value must be true or a number other than zero; may be repeated")
 	f.StringVar(&fl.provider, "provider", "", "docker or process (default: docker where it has the image, else process)")
 	f.StringVar(&fl.image, "image", "", "container image of the throwaway server")
@@ -63,7 +58,7 @@ Exit status: 0 pass, 1 fail, 3 could not verify.`,
 func (a *app) runDrill(ctx context.Context, arg string, fl drillFlags) error {
 	began := a.clock()
 	q := verify.Request{
-		Goal: engines.Goal{Branch: fl.branch, BackupID: fl.backup}, Image: fl.image, WorkDir: fl.workDir, RecordDir: fl.recordDir,
+		Image: fl.image, WorkDir: fl.workDir, RecordDir: fl.recordDir,
 		Trigger: "manual", Operator: operator(), Ticket: fl.ticket, Tool: "holdfast " + version(),
 		Started: began, Log: a.log, Clock: a.clock,
 	}
@@ -104,14 +99,18 @@ func (a *app) runDrill(ctx context.Context, arg string, fl drillFlags) error {
 
 // moment sets which moment the drill restores.
 func (fl drillFlags) moment(q *verify.Request) (err error) {
-	switch fl.target {
-	case string(verify.ModeLatest), string(verify.ModeRandom):
-		q.Mode = verify.Mode(fl.target)
-	default:
-		q.Mode = verify.ModeTime
-		q.Goal.Time, err = parseTime(fl.target)
+	if q.Goal, err = fl.goal(); err != nil {
+		return err
 	}
-	return err
+	switch {
+	case q.Goal.Point != nil:
+		q.Mode = verify.ModePoint
+	case !q.Goal.Time.IsZero():
+		q.Mode = verify.ModeTime
+	default:
+		q.Mode = verify.Mode(fl.target) // latest or random
+	}
+	return nil
 }
 
 // drillSource opens the repository and, if it can be reached, the source.

@@ -178,13 +178,14 @@ func databaseOf(t *testing.T, dsn, database string) string {
 // moment is the time at which writer 0 was about to commit its nth row: the
 // rows before it had been acknowledged.
 type moment struct {
-	n  int64
-	at time.Time
+	n   int64
+	at  time.Time
+	xid string // of the transaction that wrote row n
 }
 
 func (s *site) moment() (m moment) {
 	s.t.Helper()
-	s.query(s.server.AdminURL(), `select n, at from ledger where writer = 0 order by n desc limit 1`, &m.n, &m.at)
+	s.query(s.server.AdminURL(), `select n, at, xmin::text from ledger where writer = 0 order by n desc limit 1`, &m.n, &m.at, &m.xid)
 	return m
 }
 
@@ -227,6 +228,10 @@ func (s *site) drillsOfTheArchive(m moment) {
 		"--check", fmt.Sprintf("select coalesce(max(n), 0) = %d from ledger where writer = 0", m.n-1))
 	if code != exitDone || !d.Target.Time.Equal(m.at) || d.Target.ReachedTime.After(m.at) || !bothSides(d) || d.RPO.Measured {
 		s.t.Errorf("the moment before row %d, %s: exit %d, %q, target %+v, RPO %+v, %+v", m.n, at, code, d.Reasons, d.Target, d.RPO, d.Checks)
+	}
+	code, d = s.drill("--before", m.xid, "--check", fmt.Sprintf("select max(n) = %d from ledger where writer = 0", m.n-1))
+	if code != exitDone || d.Target.Mode != verify.ModePoint || d.Target.Stop == "" || !bothSides(d) {
+		s.t.Errorf("just before transaction %s: exit %d, %q, target %+v, %+v", m.xid, code, d.Reasons, d.Target, d.Checks)
 	}
 	if code, d := s.drill("--target", "random"); code != exitDone || d.Target.Time.IsZero() || d.Target.ReachedTime.After(d.Target.Time) || !bothSides(d) {
 		s.t.Errorf("a random moment: exit %d, %q, target %+v, %+v", code, d.Reasons, d.Target, d.Checks)

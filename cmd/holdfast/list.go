@@ -15,12 +15,25 @@ import (
 )
 
 func (a *app) listCommand() *cobra.Command {
-	return &cobra.Command{
+	var fl pointFlags
+	c := &cobra.Command{
 		Use:   "list [DB]",
 		Short: "Backups, log coverage and recovery windows; without a name, the databases",
-		Args:  cobra.MaximumNArgs(1),
-		RunE:  func(cmd *cobra.Command, args []string) error { return a.runList(cmd.Context(), args) },
+		Long: `Lists the databases of a repository, or of one database the backups, the log
+held and what can be restored. --points lists what can be named as a restore's
+target: the windows in time and position, the restore points, and with
+--commits every commit and abort (bounded by --since and --until).`,
+		Example: `  holdfast list orders --points
+  holdfast list orders --points --commits --since '2026-11-22 14:55+00' --until '2026-11-22 15:00+00'`,
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error { return a.runList(cmd.Context(), args, fl) },
 	}
+	f := c.Flags()
+	f.BoolVar(&fl.points, "points", false, "list what a restore can end at: windows and restore points")
+	f.BoolVar(&fl.commits, "commits", false, "with --points: every commit and abort too")
+	f.StringVar(&fl.since, "since", "", "with --points: not those before this time")
+	f.StringVar(&fl.until, "until", "", "with --points: only those before this time")
+	return c
 }
 
 // listing is the JSON document of `list DB`.
@@ -32,7 +45,10 @@ type listing struct {
 	Problems []string              `json:"problems,omitempty"`
 }
 
-func (a *app) runList(ctx context.Context, args []string) error {
+func (a *app) runList(ctx context.Context, args []string, fl pointFlags) error {
+	if err := fl.check(len(args) > 0); err != nil {
+		return err
+	}
 	cfg, err := a.configFile()
 	if err != nil {
 		return err
@@ -51,6 +67,9 @@ func (a *app) runList(ctx context.Context, args []string) error {
 	l, err := agent.FindLineage(ctx, r, t.name)
 	if err != nil {
 		return err
+	}
+	if fl.points {
+		return a.listPoints(ctx, l, fl)
 	}
 	doc, err := list(ctx, l)
 	if err != nil {

@@ -85,12 +85,18 @@ const databaseName = "shop"
 
 func newSite(t *testing.T, major string) *site {
 	t.Helper()
+	return newSiteWith(t, major, nil)
+}
+
+// newSiteWith has a server with these settings.
+func newSiteWith(t *testing.T, major string, conf map[string]string) *site {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Minute)
 	t.Cleanup(cancel)
 	s := &site{t: t, ctx: ctx}
 	s.server = pgtest.Start(t, major, pgserver.Options{
-		Role: "holdfast",
-		SQL:  []string{"CREATE DATABASE holdfast OWNER holdfast", "GRANT pg_monitor TO holdfast"},
+		Role: "holdfast", Conf: conf,
+		SQL: []string{"CREATE DATABASE holdfast OWNER holdfast", "GRANT pg_monitor TO holdfast"},
 	})
 	s.newHost(major)
 	u, err := url.Parse(s.server.URL())
@@ -288,7 +294,8 @@ func (w *transcript) Write(p []byte) (int, error) {
 
 func (w *transcript) String() string { w.mu.Lock(); defer w.mu.Unlock(); return w.buf.String() }
 
-func (w *transcript) wait(ctx context.Context, text string) error {
+// wait returns when text has come; giveUp, if it comes first, ends the wait.
+func (w *transcript) wait(ctx context.Context, text string, giveUp ...string) error {
 	ctx, cancel := context.WithTimeout(ctx, 90*time.Second)
 	defer cancel()
 	for {
@@ -303,8 +310,16 @@ func (w *transcript) wait(ctx context.Context, text string) error {
 			return fmt.Errorf("waited in vain for %q", text)
 		case <-changed:
 		}
+		for _, end := range giveUp {
+			if s := w.String(); strings.Contains(s, end) && !strings.Contains(s, text) {
+				return fmt.Errorf("%q, and no %q", end, text)
+			}
+		}
 	}
 }
+
+// serverEnded is a server's last line.
+const serverEnded = "database system is shut down"
 
 // copyServer is a restored directory running under the user's own server.
 type copyServer struct {
@@ -318,7 +333,7 @@ type copyServer struct {
 func (s *site) boot(dir string) *copyServer {
 	s.t.Helper()
 	c := s.tryBoot(dir)
-	if err := c.log.wait(s.ctx, "archive recovery complete"); err != nil {
+	if err := c.log.wait(s.ctx, "archive recovery complete", serverEnded); err != nil {
 		s.t.Fatalf("%v; the server says:\n%s", err, c.log)
 	}
 	return c

@@ -2,12 +2,14 @@ package main
 
 import (
 	"os"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/holdfastdb/holdfast/engines"
 	"github.com/holdfastdb/holdfast/internal/hferr"
 )
 
@@ -21,6 +23,39 @@ func TestParseTime(t *testing.T) {
 	for _, s := range []string{"2026-11-22 14:59:30", "yesterday", "14:59"} {
 		if _, err := parseTime(s); err == nil || hferr.KindOf(err) != hferr.Usage {
 			t.Errorf("%s: %v", s, err)
+		}
+	}
+}
+
+func TestGoalOfFlags(t *testing.T) {
+	moment := time.Date(2026, 11, 22, 14, 59, 30, 0, time.UTC)
+	for _, c := range []struct {
+		fl   targetFlags
+		want engines.Goal
+	}{
+		{targetFlags{target: "latest"}, engines.Goal{}},
+		{targetFlags{target: "random", branch: "2"}, engines.Goal{Branch: "2"}},
+		{targetFlags{target: "2026-11-22T14:59:30Z", backup: "b"}, engines.Goal{Time: moment, BackupID: "b"}},
+		{targetFlags{target: "latest", time: "2026-11-22T14:59:30Z"}, engines.Goal{Time: moment}},
+		{targetFlags{target: "immediate"}, engines.Goal{Point: &engines.Point{Kind: engines.PointConsistent}}},
+		{targetFlags{target: "latest", lsn: "0/1"}, engines.Goal{Point: &engines.Point{Kind: engines.PointPosition, Value: "0/1"}}},
+		{targetFlags{target: "latest", xid: "7"}, engines.Goal{Point: &engines.Point{Kind: engines.PointTransaction, Value: "7"}}},
+		{targetFlags{target: "latest", name: "n"}, engines.Goal{Point: &engines.Point{Kind: engines.PointName, Value: "n"}}},
+		{targetFlags{target: "latest", before: "7"}, engines.Goal{Point: &engines.Point{Kind: engines.PointBefore, Value: "7"}}},
+	} {
+		if got, err := c.fl.goal(); err != nil || !reflect.DeepEqual(got, c.want) {
+			t.Errorf("%+v: %+v, %v", c.fl, got, err)
+		}
+	}
+	for _, fl := range []targetFlags{
+		{target: "tomorrow"},
+		{target: "latest", time: "2026-11-22 14:59:30"},
+		{target: "immediate", xid: "7"},
+		{target: "random", time: "2026-11-22T14:59:30Z"},
+		{target: "latest", lsn: "0/1", before: "7"},
+	} {
+		if _, err := fl.goal(); hferr.KindOf(err) != hferr.Usage {
+			t.Errorf("%+v: %v", fl, err)
 		}
 	}
 }

@@ -61,6 +61,7 @@ func RunContract(t *testing.T, f Fixture) {
 		{"resume from what the store holds", s.resume},
 		{"restore the end", s.restoreEnd},
 		{"restore a moment", s.restoreMoment},
+		{"restore a place", s.restorePlace},
 		{"feed", s.feed},
 		{"temporary tail", s.temporary},
 		{"retained and released", s.retained},
@@ -225,7 +226,7 @@ func (s *suite) resume(t *testing.T) {
 func (s *suite) restored(t *testing.T, g engines.Goal, look func(*engines.RestorePlan, engines.Copy)) {
 	t.Helper()
 	ctx, r := t.Context(), s.Engine.Restorer()
-	p, err := engines.PlanRestore(ctx, s.lineage, g)
+	p, err := engines.PlanRestore(ctx, s.Engine, s.lineage, g)
 	must(t, err)
 	spec := r.Server(p)
 	spec.Dir, spec.Label = s.WorkDir, "holdfast-contract"

@@ -16,7 +16,7 @@ import (
 // the exit statuses tell the three answers apart.
 func (s *suite) feed(t *testing.T) {
 	ctx, r := t.Context(), s.Engine.Restorer()
-	p, err := engines.PlanRestore(ctx, s.lineage, engines.Goal{})
+	p, err := engines.PlanRestore(ctx, s.Engine, s.lineage, engines.Goal{})
 	must(t, err)
 	rd, err := wal.NewReader(ctx, s.lineage, p.Log)
 	must(t, err)
@@ -32,6 +32,34 @@ func (s *suite) feed(t *testing.T) {
 	}
 	if r.FormatPosition(p.Base.Stop) == r.FormatPosition(p.Log.To()) {
 		t.Errorf("two positions print as %q", r.FormatPosition(p.Base.Stop))
+	}
+}
+
+// restorePlace ends between two commits, at a position that the engine prints
+// and reads; a place behind the end of the log is refused.
+func (s *suite) restorePlace(t *testing.T) {
+	ctx := t.Context()
+	must(t, s.Write(ctx, "place", "before"))
+	id, err := s.src.Identify(ctx)
+	must(t, err)
+	must(t, s.Write(ctx, "place", "after"))
+	s.beat(t)
+	s.settle(t)
+	at := func(p repo.Position) engines.Goal {
+		return engines.Goal{Point: &engines.Point{Kind: engines.PointPosition, Value: s.Engine.Restorer().FormatPosition(p)}}
+	}
+	s.restored(t, at(id.Position), func(p *engines.RestorePlan, c engines.Copy) {
+		s.wants(t, c, "place", "before")
+		if p.Stop == nil || p.Stop.At < id.Position || p.Stop.AtEnd {
+			t.Errorf("stop %+v for position %d", p.Stop, id.Position)
+		}
+		if pos, _, err := c.Reached(ctx); err != nil || pos > p.Stop.At {
+			t.Errorf("reached %d, beyond %d (%v)", pos, p.Stop.At, err)
+		}
+	})
+	var miss *engines.UnreachableError
+	if p, err := engines.PlanRestore(ctx, s.Engine, s.lineage, at(id.Position+1<<30)); !errors.As(err, &miss) || miss.Before == nil {
+		t.Errorf("far behind the end: planned %+v, error %v", p, err)
 	}
 }
 

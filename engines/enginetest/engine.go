@@ -44,7 +44,7 @@ type Faults struct {
 	OnReplay func(ctx context.Context)
 	// Version is what the copy says of itself, if not empty.
 	Version string
-	// Overshoot makes replay ignore Goal.Time.
+	// Overshoot makes replay ignore the plan's stop.
 	Overshoot bool
 }
 

@@ -60,11 +60,10 @@ func (r restorer) recover(ctx context.Context, q engines.ReplayRequest, c *dbCop
 	if r.faults.OnReplay != nil {
 		r.faults.OnReplay(ctx)
 	}
-	goal := q.Plan.Goal.Time
-	if r.faults.Overshoot {
-		goal = time.Time{}
+	rp := &replay{exit: r.FeedExit, feed: q.Feed, data: data, skip: r.faults.Skip}
+	if s := q.Plan.Stop; s != nil && !s.AtEnd && !r.faults.Overshoot {
+		rp.stop = s.At
 	}
-	rp := &replay{exit: r.FeedExit, feed: q.Feed, data: data, goal: goal, skip: r.faults.Skip}
 	if err := rp.run(ctx, q.Plan.Log); err != nil {
 		return err
 	}
@@ -93,18 +92,18 @@ func readTables(dir string) (tables, error) {
 	return data, nil
 }
 
-// replay applies log from a feed until the plan's end or the goal.
+// replay applies log from a feed until the plan's end or the stop.
 type replay struct {
 	feed wal.Feed
 	exit func(error) int
 	data tables
-	goal time.Time // zero: the plan's end
-	skip int64     // this beat is lost on purpose
+	stop repo.Position // before the record that begins here; 0: the plan's end
+	skip int64         // this beat is lost on purpose
 
 	pos     repo.Position // end of the last record applied
 	last    time.Time     // its commit time
 	pending []byte
-	done    bool // the first commit after the goal was seen
+	done    bool // a record at or behind the stop was seen
 }
 
 func (r *replay) run(ctx context.Context, p *wal.Plan) error {
@@ -126,8 +125,8 @@ func (r *replay) run(ctx context.Context, p *wal.Plan) error {
 			return fmt.Errorf("replay at %s: %w", r.pos.Key(), err)
 		}
 	}
-	if !r.goal.IsZero() && !r.done {
-		return fmt.Errorf("recovery ended at %s before the target %s was reached", r.last, r.goal)
+	if r.stop != 0 && !r.done {
+		return fmt.Errorf("recovery ended at %s before the target %s was reached", r.pos.Key(), r.stop.Key())
 	}
 	return nil
 }
@@ -141,7 +140,7 @@ func (r *replay) applyPending() error {
 		if err != nil {
 			return err
 		}
-		if !r.goal.IsZero() && c.Time.After(r.goal) {
+		if r.stop != 0 && r.pos >= r.stop {
 			r.done = true
 			return nil
 		}

@@ -157,7 +157,7 @@ func (a *pipeline) backup() *repo.Manifest {
 func (a *pipeline) drill(major string, g engines.Goal) (*run, error) {
 	a.t.Helper()
 	ctx := a.t.Context()
-	plan, err := engines.PlanRestore(ctx, a.lineage, g)
+	plan, err := engines.PlanRestore(ctx, New(), a.lineage, g)
 	if err != nil {
 		return nil, err
 	}
@@ -287,7 +287,7 @@ func TestAnInterruptedLoadIsNoDatabase(t *testing.T) {
 	a.stream()
 	defer a.stop()
 	a.backup()
-	plan, err := engines.PlanRestore(t.Context(), a.lineage, engines.Goal{})
+	plan, err := engines.PlanRestore(t.Context(), New(), a.lineage, engines.Goal{})
 	if err != nil {
 		t.Fatal(err)
 	}

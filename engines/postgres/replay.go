@@ -19,8 +19,8 @@ import (
 
 // Why a replay ended before its goal. Both are wrapped in a ReplayError.
 var (
-	// ErrTargetNotReached: the log in the plan ends before the target time,
-	// or no commit follows it, so the server cannot know that it is reached.
+	// ErrTargetNotReached: the log in the plan ends before the target, or no
+	// record follows it, so the server cannot know that it is reached.
 	ErrTargetNotReached = errors.New("recovery ended before its target")
 	// ErrStoppedEarly: the server took the log for ended, and opened, though
 	// the plan goes on: the log is damaged in a way its source had already.

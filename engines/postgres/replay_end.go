@@ -18,7 +18,7 @@ func explainEnd(lines []string) (hint string, cause error) {
 	has := func(s string) bool { return strings.Contains(text, s) }
 	switch {
 	case has("recovery ended before configured recovery target was reached"):
-		return "the target time must lie before the last commit in the repository's log; choose an earlier one", ErrTargetNotReached
+		return "the target must lie before the end of the repository's log; choose an earlier one", ErrTargetNotReached
 	case has("could not restore file"):
 		return "", ErrFeed
 	case has("recovery target timeline") && has("does not exist"):
@@ -37,7 +37,7 @@ func explainEnd(lines []string) (hint string, cause error) {
 // take damage for the end. It stops where a record is invalid; so behind that
 // position the plan may hold nothing but one incomplete record.
 func (rp *replay) checkEnd(ctx context.Context, c *pgCopy) error {
-	if !rp.req.Plan.Goal.Time.IsZero() {
+	if s := rp.req.Plan.Stop; s != nil && (s.Consistent || !s.AtEnd) {
 		return nil // not reaching a target is fatal by itself (13 and later)
 	}
 	legs := rp.req.Plan.Log.Legs

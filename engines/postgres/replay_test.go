@@ -6,8 +6,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
+	"github.com/holdfastdb/holdfast/engines"
 	"github.com/holdfastdb/holdfast/internal/repo"
 )
 
@@ -37,39 +37,35 @@ func TestReplayToTheEndOfTheLog(t *testing.T) {
 	})
 }
 
-// The target is the very commit time of the mistake: it must stay out.
-func TestReplayToATimeBringsADroppedTableBack(t *testing.T) {
+// The target is where the mistake's first record begins: it must stay out.
+func TestReplayToATargetBringsADroppedTableBack(t *testing.T) {
 	onMajors(t, func(t *testing.T, major string) {
-		r := &rig{t: t, major: major}
-		r.start([]string{accounts}, map[string]string{"track_commit_timestamp": "on"})
+		r := newRig(t, major, accounts)
 		r.backup()
-		r.exec("insert into accounts values (1, 'before')", "drop table accounts")
-		var target time.Time
-		if err := r.sql.QueryRow(t.Context(), "select timestamp from pg_last_committed_xact()").Scan(&target); err != nil {
-			t.Fatal(err)
-		}
-		r.exec("create table later (i int)")
+		r.exec("insert into accounts values (1, 'before')")
+		target, when := r.flushed(), r.now()
+		r.exec("drop table accounts", "create table later (i int)")
 		plan := r.planTo(r.flushed())
-		plan.Goal.Time = target
+		plan.Stop = &engines.Stop{At: target, Branch: rootBranch(1).ID}
 		out, err := r.replay(plan, r.log(plan))
 		if err != nil {
 			t.Fatal(err)
 		}
 		out.want(t, "select string_agg(note, ',') from accounts", "before")
 		out.want(t, "select count(*) from pg_class where relname = 'later'", "0")
-		if _, last, _ := out.copy.Reached(t.Context()); last.IsZero() || !last.Before(target) {
-			t.Errorf("last commit %v, target %v", last, target)
+		if _, last, _ := out.copy.Reached(t.Context()); last.IsZero() || !last.Before(when) {
+			t.Errorf("last commit %v, target %v", last, when)
 		}
 	})
 }
 
-func TestATimeTheLogDoesNotReachIsAnError(t *testing.T) {
+func TestATargetTheLogDoesNotReachIsAnError(t *testing.T) {
 	onMajors(t, func(t *testing.T, major string) {
 		r := newRig(t, major, accounts)
 		r.backup()
 		r.exec("insert into accounts values (1, 'last')")
 		plan := r.planTo(r.flushed())
-		plan.Goal.Time = r.now()
+		plan.Stop = &engines.Stop{At: plan.Log.To(), Branch: rootBranch(1).ID}
 		out, err := r.replay(plan, r.log(plan))
 		if !errors.Is(err, ErrTargetNotReached) {
 			t.Fatalf("error %v, want ErrTargetNotReached", err)
@@ -168,5 +164,52 @@ func TestReplayAcrossAPromotion(t *testing.T) {
 		}
 		out.want(t, "select string_agg(note, ',' order by id) from accounts", "first timeline,second timeline,later")
 		out.want(t, "select timeline_id from pg_control_checkpoint()", "3")
+	})
+}
+
+// Damage before the end of the archive is not taken for that end, though a
+// plan that ends there sets no target.
+func TestDamageBeforeAStopAtTheEnd(t *testing.T) {
+	onMajors(t, func(t *testing.T, major string) {
+		r := newRig(t, major, accounts)
+		r.backup()
+		r.exec("insert into accounts select i, 'x' from generate_series(1, 1000) i")
+		bad := r.flushed()
+		r.exec("insert into accounts select i, 'y' from generate_series(1001, 2000) i")
+		plan := r.planTo(r.flushed())
+		plan.Stop = &engines.Stop{At: plan.Log.To(), Branch: rootBranch(1).ID, AtEnd: true}
+		out, err := r.replay(plan, r.log(plan))
+		if err != nil {
+			t.Fatal(err)
+		}
+		out.want(t, "select count(*) from accounts", "2000")
+		log := r.log(plan)
+		log.spoil = func(_ string, at repo.Position, b []byte) error {
+			if at <= bad && bad+64 < at+repo.Position(len(b)) {
+				b[bad+60-at] ^= 1
+			}
+			return nil
+		}
+		if _, err := r.replay(plan, log); !errors.Is(err, ErrStoppedEarly) {
+			t.Fatalf("error %v, want ErrStoppedEarly", err)
+		}
+	})
+}
+
+func TestReplayAsSoonAsConsistent(t *testing.T) {
+	onMajors(t, func(t *testing.T, major string) {
+		r := newRig(t, major, accounts)
+		r.backup()
+		r.exec("insert into accounts values (1, 'after the backup')")
+		plan := r.planTo(r.flushed())
+		plan.Stop = &engines.Stop{At: r.man.Stop, Branch: rootBranch(1).ID, Consistent: true}
+		out, err := r.replay(plan, r.log(plan))
+		if err != nil {
+			t.Fatal(err)
+		}
+		out.want(t, "select count(*) from accounts", "0")
+		if at, _, err := out.copy.Reached(t.Context()); err != nil || at != r.man.Stop {
+			t.Errorf("reached %s, %v; consistent at %s", FormatLSN(at), err, FormatLSN(r.man.Stop))
+		}
 	})
 }

@@ -126,14 +126,18 @@ func recoverySettings(p *engines.RestorePlan, fetch, done []string) (string, err
 	if p.Log == nil || len(p.Log.Legs) == 0 {
 		return "", errors.New("the plan has no log")
 	}
-	timeline := p.Log.Legs[len(p.Log.Legs)-1].Branch.Number
 	var b strings.Builder
-	for _, name := range []string{"recovery_target", "recovery_target_name", "recovery_target_xid", "recovery_target_lsn"} {
+	target, err := targetSettings(p)
+	if err != nil {
+		return "", err
+	}
+	for _, name := range []string{"recovery_target", "recovery_target_name", "recovery_target_xid", "recovery_target_lsn", "recovery_target_time"} {
 		b.WriteString(confLine(name, ""))
 	}
-	b.WriteString(targetSettings(p.Goal))
-	// Never "latest": a history file that appears later must not lead away.
-	b.WriteString(confLine("recovery_target_timeline", fmt.Sprint(timeline)))
+	b.WriteString(target)
+	// Never "latest": a history file that appears later must not lead away. A
+	// plan with a stop ends on the stop's branch.
+	b.WriteString(confLine("recovery_target_timeline", fmt.Sprint(lastTimeline(p))))
 	b.WriteString(confLine("recovery_target_action", "promote"))
 	b.WriteString(confLine("restore_command", restore))
 	b.WriteString(confLine("recovery_end_command", end))
@@ -143,14 +147,29 @@ func recoverySettings(p *engines.RestorePlan, fetch, done []string) (string, err
 	return b.String(), nil
 }
 
-// targetSettings say where to stop. Exclusive: a commit at exactly the target
-// time is left out, so that the time of a mistake restores to before it.
-func targetSettings(g engines.Goal) string {
-	if g.Time.IsZero() {
-		return confLine("recovery_target_time", "")
+// targetSettings say where to stop: at a place in the log that was looked up
+// beforehand, whatever the goal was. Not inclusive, the server stops before
+// the first record that begins at or behind recovery_target_lsn
+// (recoveryStopsBefore in xlogrecovery.c); inclusive, it would apply one
+// record more where a record begins exactly there. A target by time or xid
+// would make the server decide a second time, and from less: it knows neither
+// which of two transactions with one time was meant nor that the log ends.
+//
+// At the end of the archive there is no target: no record follows by which
+// the server could know that it has arrived, so it replays all the plan has.
+func targetSettings(p *engines.RestorePlan) (string, error) {
+	switch s := p.Stop; {
+	case s == nil && (!p.Goal.Time.IsZero() || p.Goal.Point != nil):
+		return "", errors.New("the plan has a target and does not say where in the log it is")
+	case s == nil:
+		return "", nil
+	case s.Consistent:
+		return confLine("recovery_target", "immediate"), nil
+	case s.AtEnd:
+		return "", nil
+	default:
+		return confLine("recovery_target_lsn", FormatLSN(s.At)) + confLine("recovery_target_inclusive", "off"), nil
 	}
-	return confLine("recovery_target_time", g.Time.UTC().Format(targetTimeFormat)) +
-		confLine("recovery_target_inclusive", "off")
 }
 
 // keptSettings is the backup's postgresql.auto.conf without what is replaced.

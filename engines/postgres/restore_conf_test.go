@@ -118,7 +118,7 @@ func (u *userRestore) want(conn *pgx.Conn, query, answer string) {
 	}
 }
 
-func TestAUsersServerRecoversToATime(t *testing.T) {
+func TestAUsersServerRecoversToATarget(t *testing.T) {
 	onMajors(t, func(t *testing.T, major string) {
 		// A source that was itself made by a point-in-time recovery, and that
 		// was a standby once.
@@ -127,10 +127,11 @@ func TestAUsersServerRecoversToATime(t *testing.T) {
 			"alter system set restore_command = 'false'", "alter system set work_mem = '7MB'")
 		r.backup()
 		r.exec("insert into accounts values (1, 'before')")
-		target := r.now()
+		target := r.flushed()
 		r.exec("drop table accounts", "select pg_switch_wal()", "create table later (i int)")
 		plan := r.planTo(r.flushed())
-		plan.Goal.Time = target
+		plan.Goal.Point = &engines.Point{Kind: engines.PointPosition, Value: FormatLSN(target)}
+		plan.Stop = &engines.Stop{At: target, Branch: rootBranch(1).ID}
 		u := r.configure(plan, func(dir string) {
 			for name, text := range map[string]string{"standby.signal": "", mainConf: "\nrecovery_target_xid = '3'\nrestore_command = 'false'\n"} {
 				f, err := os.OpenFile(filepath.Join(dir, name), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)

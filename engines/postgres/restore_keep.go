@@ -115,13 +115,20 @@ func (c *configurator) instructions() (engines.Instructions, error) {
 		notes = append(notes, fmt.Sprintf("Tablespace %d was at %s and is now inside the data directory. To move it: let recovery end, stop the server, mv %s NEW, ln -s NEW %s.",
 			t.OID, t.Location, shellWord(place), shellWord(place)))
 	}
-	if c.plan.Goal.Time.IsZero() {
+	switch s := c.plan.Stop; {
+	case s == nil:
 		notes = append(notes, "Recovery goes to the end of the log in the repository.")
-	} else {
-		notes = append(notes, fmt.Sprintf("Recovery stops before the first commit at or after %s.", c.plan.Goal.Time.UTC().Format(targetTimeFormat)))
+	case s.Consistent:
+		notes = append(notes, fmt.Sprintf("Recovery stops as soon as the backup is consistent, at %s.", FormatLSN(s.At)))
+	case s.AtEnd:
+		notes = append(notes, fmt.Sprintf("Recovery goes to %s, the end of the log of the plan.", FormatLSN(s.At)))
+	default:
+		notes = append(notes, fmt.Sprintf("Recovery stops before the first record at or behind %s on timeline %d.", FormatLSN(s.At), lastTimeline(c.plan)))
 	}
 	return engines.Instructions{
 		Start: fmt.Sprintf("pg_ctl -D %s start", shellWord(c.dir)),
 		Notes: append(notes, c.notes...),
 	}, nil
 }
+
+func lastTimeline(p *engines.RestorePlan) uint64 { return p.Log.Legs[len(p.Log.Legs)-1].Branch.Number }

@@ -20,7 +20,7 @@ import (
 const recoveryRoom = 4
 
 // Preflight refuses, before anything is written: a base that is not ours, a
-// target time before the base is consistent, a directory with something in
+// target before the base is consistent, a directory with something in
 // it, a parent that cannot be written to, a disk that is too small.
 func (restorer) Preflight(ctx context.Context, p *engines.RestorePlan, dir string) error {
 	what := "restore into " + dir
@@ -34,6 +34,10 @@ func (restorer) Preflight(ctx context.Context, p *engines.RestorePlan, dir strin
 	if t := p.Goal.Time; !t.IsZero() && t.Before(p.Base.StopTime) {
 		return hferr.New(what, fmt.Errorf("backup %s is consistent from %s on, after the target time %s", p.Base.ID,
 			p.Base.StopTime.UTC().Format(targetTimeFormat), t.UTC().Format(targetTimeFormat)), "choose an earlier backup or a later time")
+	}
+	if s := p.Stop; s != nil && s.At < p.Base.Stop {
+		return hferr.New(what, fmt.Errorf("backup %s is consistent from %s on, the target is %s", p.Base.ID, FormatLSN(p.Base.Stop), FormatLSN(s.At)),
+			"choose an earlier backup or a later target")
 	}
 	if err := checkEmpty(dir); err != nil {
 		return err

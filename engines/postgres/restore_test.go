@@ -48,6 +48,9 @@ func TestPreflight(t *testing.T) {
 		"too little space":      {dir: empty, change: func(p *engines.RestorePlan) { p.Base.Bytes = 1 << 60 }, want: "1152921504673955840 bytes"},
 		"a target in the base": {dir: empty, want: "2026-01-02 03:04:04.500000+00",
 			change: func(p *engines.RestorePlan) { p.Goal.Time = p.Base.StopTime.Add(-time.Second / 2) }},
+		"a stop in the base": {dir: empty, want: "the target is 0/30", change: func(p *engines.RestorePlan) {
+			p.Base.Stop, p.Stop = 0x40, &engines.Stop{At: 0x30}
+		}},
 		"no details": {dir: empty, change: func(p *engines.RestorePlan) { p.Base.Details = []byte("{}") }, want: "details"},
 	} {
 		err := newRestorer().Preflight(t.Context(), planFor(t, c.change), c.dir)

@@ -146,7 +146,7 @@ func TestBackupArchivesItsOwnLog(t *testing.T) {
 	if left, err := l.source().Log().Retained(t.Context()); err != nil || len(left) != 0 {
 		t.Errorf("left on the server: %v, %v", left, err)
 	}
-	plan, err := engines.PlanRestore(t.Context(), l.lineage(), engines.Goal{})
+	plan, err := engines.PlanRestore(t.Context(), l.engine, l.lineage(), engines.Goal{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -394,7 +394,7 @@ func TestPlanFeedOutlastsAnOutage(t *testing.T) {
 	if _, err := l.backup(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	plan, err := engines.PlanRestore(t.Context(), l.lineage(), engines.Goal{})
+	plan, err := engines.PlanRestore(t.Context(), l.engine, l.lineage(), engines.Goal{})
 	if err != nil {
 		t.Fatal(err)
 	}

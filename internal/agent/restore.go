@@ -18,6 +18,7 @@ type RestoreRequest struct {
 	Binary  string // this program
 	Stream  stream.Options
 	Planned func(*engines.RestorePlan) // shown before anything is written
+	DryRun  bool                       // plan and check, and write nothing
 }
 
 // RestoreReport says what was restored and how to go on.
@@ -28,18 +29,24 @@ type RestoreReport struct {
 }
 
 // Restore plans, checks, loads and configures. The plan is fixed and proved
-// complete before a byte is written.
+// complete before a byte is written. A dry run ends there; without a directory
+// it does not look at one.
 func (d Deps) Restore(ctx context.Context, r RestoreRequest) (*RestoreReport, error) {
-	plan, err := engines.PlanRestore(ctx, r.Lineage, r.Goal)
+	plan, err := engines.PlanRestore(ctx, r.Engine, r.Lineage, r.Goal)
 	if err != nil {
 		return nil, err
 	}
 	res := r.Engine.Restorer()
-	if err := res.Preflight(ctx, plan, r.Dir); err != nil {
-		return nil, err
+	if !r.DryRun || r.Dir != "" {
+		if err := res.Preflight(ctx, plan, r.Dir); err != nil {
+			return nil, err
+		}
 	}
 	if r.Planned != nil {
 		r.Planned(plan)
+	}
+	if r.DryRun {
+		return &RestoreReport{Plan: plan}, nil
 	}
 	st, err := res.Load(ctx, engines.LoadRequest{Lineage: r.Lineage, Plan: plan, Dir: r.Dir, Stream: r.Stream})
 	if err != nil {
