@@ -91,50 +91,83 @@ func (s *site) noSlots() {
 	}
 }
 
-// kill -9 of stream at random moments: at each one, what the server was told
-// is durable is in the store; in the end the log has no hole and the copy
-// holds every acknowledged commit.
+// streamKills is how often stream is killed, on each version and with each
+// durability: 200 times together.
+const streamKills = 50
+
+// kill -9 of stream at random moments under load: at each one, what the server
+// may forget is in the store; in the end the log has no hole and the copy
+// holds every acknowledged commit. With a spool the server waits for it, and
+// dies with the last kill.
 func TestKillStreamAtRandomMoments(t *testing.T) {
 	t.Parallel()
 	onEach(t, func(t *testing.T, major string) {
-		s := newSite(t, major)
-		s.exec(schema...)
-		st := s.stream("--flush-every", "300ms")
-		s.must(append([]string{"backup"}, s.source()...)...)
-		w := s.workload(2)
-		r := rand.New(rand.NewPCG(2, uint64(len(major))))
-		for i := range kills {
-			time.Sleep(time.Duration(r.Int64N(int64(700 * time.Millisecond))))
-			st.signal(syscall.SIGKILL)
-			st.wait()
-			var told string
-			s.query(s.server.AdminURL(), `select restart_lsn::text from pg_replication_slots where slot_name like 'holdfast%'`, &told)
-			if end := s.logEnd(); end < parseLSN(t, told) {
-				t.Fatalf("kill %d: the server was told that %s is durable, the store ends at %X", i, told, end)
-			}
-			st = s.stream("--flush-every", "300ms")
+		for _, durability := range []string{"store", "spool"} {
+			t.Run(durability, func(t *testing.T) {
+				t.Parallel()
+				killStreams(t, major, durability == "spool")
+			})
 		}
+	})
+}
+
+func killStreams(t *testing.T, major string, spooled bool) {
+	s := newSite(t, major)
+	s.exec(schema...)
+	args := []string{"--flush-every", "300ms"}
+	if spooled {
+		args = s.spoolArgs()
+	}
+	st := s.stream(args...)
+	s.must(append([]string{"backup"}, s.source()...)...)
+	if spooled {
+		s.synchronous()
+	}
+	w := s.workload(2)
+	r := rand.New(rand.NewPCG(2, uint64(len(major))))
+	for i := range streamKills {
+		time.Sleep(time.Duration(r.Int64N(int64(500 * time.Millisecond))))
+		st.signal(syscall.SIGKILL)
+		st.wait()
+		var told string
+		s.query(s.server.AdminURL(), `select restart_lsn::text from pg_replication_slots where slot_name = 'holdfast_`+databaseName+`'`, &told)
+		if end := s.logEnd(); end < parseLSN(t, told) {
+			t.Fatalf("kill %d: the server was told that %s is durable, the store ends at %X", i, told, end)
+		}
+		st = s.stream(args...)
+	}
+	var want string
+	if spooled {
+		s.advances(w, 5)
+		st.signal(syscall.SIGKILL)
+		if err := s.server.Kill9(s.ctx); err != nil {
+			t.Fatal(err)
+		}
+		st.wait()
+		w.stop()
+		s.run(append(append([]string{"stream"}, s.source()...), args...)...) // drains, and finds nobody
+	} else {
 		w.stop()
 		s.exec(`create table last_words as select 42 as x`)
 		s.archived()
 		st.signal(syscall.SIGTERM)
 		st.wait()
-		want := s.fingerprint(s.server.AdminURL())
+		want = s.fingerprint(s.server.AdminURL())
 		if err := s.server.Kill9(s.ctx); err != nil {
 			t.Fatal(err)
 		}
-		if o := s.must("verify", databaseName); strings.Contains(o.stdout, "missing from") {
-			t.Errorf("the log has a hole:\n%s", o.stdout)
-		}
-		s.must("restore", databaseName, "--to", s.path("copy"))
-		c := s.boot(s.path("copy"))
-		defer c.stop()
-		s.invariants(c.url())
-		s.holdsAll(c.url(), w)
-		if got := s.fingerprint(c.url()); got != want {
-			t.Errorf("the copy differs from its source\nsource:\n%scopy:\n%s", want, got)
-		}
-	})
+	}
+	if o := s.must("verify", databaseName); strings.Contains(o.stdout, "missing from") {
+		t.Errorf("the log has a hole:\n%s", o.stdout)
+	}
+	s.must("restore", databaseName, "--to", s.path("copy"))
+	c := s.boot(s.path("copy"))
+	defer c.stop()
+	s.invariants(c.url())
+	s.holdsAll(c.url(), w)
+	if got := s.fingerprint(c.url()); !spooled && got != want {
+		t.Errorf("the copy differs from its source\nsource:\n%scopy:\n%s", want, got)
+	}
 }
 
 // logEnd is the end of the newest contiguous log in the store.
