@@ -89,7 +89,9 @@ func TestTheServerBehindTheURLIsAnother(t *testing.T) {
 		}
 		is := "pg-" + s.text("select system_identifier::text from pg_control_system()")
 		in := newMemoryIntake()
-		err := l.Tail(t.Context(), engines.TailOptions{Held: in.held, Lineage: "pg-1"}, in)
+		until := make(chan repo.Position, 1)
+		until <- 1 // a Tail that does not refuse must end all the same
+		err := l.Tail(t.Context(), engines.TailOptions{Held: in.held, Lineage: "pg-1", Until: until}, in)
 		var other *OtherSystemError
 		if !errors.As(err, &other) || *other != (OtherSystemError{"pg-1", is}) || engines.ConditionOf(err) != engines.ConditionOtherSystem || !engines.IsPermanent(err) || len(in.order) != 0 {
 			t.Errorf("%v", err)

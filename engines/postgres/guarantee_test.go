@@ -224,7 +224,9 @@ func TestRemoteApplyIsRefused(t *testing.T) {
 		waitFor(t, "it is not refused any more", func() bool { return l.Prepare(t.Context()) == nil })
 		s.exec("alter role all set synchronous_commit = remote_apply")
 		in := newMemoryIntake()
-		if err := l.Tail(t.Context(), engines.TailOptions{Held: in.held}, in); engines.ConditionOf(err) != engines.ConditionApplyDemanded || len(in.order) != 0 {
+		until := make(chan repo.Position, 1)
+		until <- 1 // a Tail that does not refuse must end all the same
+		if err := l.Tail(t.Context(), engines.TailOptions{Held: in.held, Until: until}, in); engines.ConditionOf(err) != engines.ConditionApplyDemanded || len(in.order) != 0 {
 			t.Errorf("Tail: %v", err)
 		}
 		s.set("synchronous_standby_names", "replica")
