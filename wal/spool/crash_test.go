@@ -16,7 +16,7 @@ import (
 )
 
 const (
-	crashSeeds = 1500
+	crashSeeds = 1000
 	lives      = 4 // processes a seed
 )
 
