@@ -9,6 +9,7 @@ import (
 
 // batch is what one write makes durable: records, cut into frames.
 type batch struct {
+	frame  int   // most plaintext of a frame, bytes
 	start  Point // where the branch stood before it
 	end    Point // … and behind it
 	frames [][]byte
@@ -28,7 +29,7 @@ func (b *batch) reset() {
 // add appends a record of at most n bytes to the last frame, or to a new one
 // when that is full.
 func (b *batch) add(n int, record func(dst []byte) []byte) {
-	if b.used == 0 || len(b.frames[b.used-1])+n > repo.FrameSize {
+	if b.used == 0 || len(b.frames[b.used-1])+n > b.frame {
 		if b.used == len(b.frames) {
 			b.frames = append(b.frames, nil)
 		}
@@ -50,7 +51,7 @@ func (b *batch) begin(p Point) {
 func (b *batch) log(p Point, data []byte, sent time.Time) {
 	b.startAt(p)
 	for from := 0; from < len(data); {
-		to := min(len(data), from+repo.FrameSize-maxRecord)
+		to := min(len(data), from+b.frame-maxRecord)
 		b.add(to-from+maxRecord, func(dst []byte) []byte { return appendLog(dst, data[from:to], sent) })
 		from = to
 	}

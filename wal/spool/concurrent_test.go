@@ -20,23 +20,7 @@ func TestConcurrent(t *testing.T) {
 	var wg sync.WaitGroup
 	taken, durable, trimmed := Position(0), Position(0), Position(0)
 	stop := make(chan struct{})
-	loop := func(do func() error) {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
-			for {
-				select {
-				case <-stop:
-					return
-				default:
-				}
-				if err := do(); err != nil {
-					t.Error(err)
-					return
-				}
-			}
-		}()
-	}
+	loop := func(do func() error) { wg.Go(func() { repeat(t, stop, do) }) }
 	syncer := func() error {
 		p, err := s.Sync()
 		mu.Lock()
@@ -77,5 +61,20 @@ func TestConcurrent(t *testing.T) {
 	}
 	if got, err := replay(t, s); err != nil || len(got) == 0 {
 		t.Errorf("%q, %v", got, err)
+	}
+}
+
+// repeat calls do until stop is closed.
+func repeat(t *testing.T, stop <-chan struct{}, do func() error) {
+	for {
+		select {
+		case <-stop:
+			return
+		default:
+		}
+		if err := do(); err != nil {
+			t.Error(err)
+			return
+		}
 	}
 }

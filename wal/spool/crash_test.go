@@ -16,7 +16,7 @@ import (
 )
 
 const (
-	crashSeeds = 1500
+	crashSeeds = 1000
 	lives      = 4 // processes a seed
 )
 
@@ -79,7 +79,7 @@ func (w *world) append() error {
 	w.n++
 	n := 1 + w.rng.IntN(600)
 	if w.rng.IntN(20) == 0 {
-		n = 1 + w.rng.IntN(9000)
+		n = 1 + w.rng.IntN(1200) // in one frame, so that it is one piece
 	}
 	data, sent := text(w.at.Branch, w.at.Pos, n), epoch.Add(time.Duration(w.n)*time.Microsecond)
 	err := w.spool.Append(w.at.Pos, data, sent)
@@ -284,7 +284,7 @@ func TestCrash(t *testing.T) {
 	seal, seen := lineage(t, true), map[string]int{}
 	for seed := range uint64(crashSeeds) {
 		rng := rand.New(rand.NewPCG(seed, 2))
-		w := &world{rng: rng, seal: seal, o: small(), disk: crashfs.New(seed, nil), stored: map[string]Position{}, seen: seen}
+		w := &world{rng: rng, seal: seal, o: manyFrames(), disk: crashfs.New(seed, nil), stored: map[string]Position{}, seen: seen}
 		if seed%3 == 0 {
 			w.o.Limit = MinLimit
 		}
@@ -328,7 +328,7 @@ func TestFullDisk(t *testing.T) {
 	seal, seen := lineage(t, true), map[string]int{}
 	for seed := range uint64(300) {
 		rng := rand.New(rand.NewPCG(seed, 3))
-		w := &world{rng: rng, seal: seal, o: small(), disk: crashfs.New(seed, nil), stored: map[string]Position{}, seen: seen}
+		w := &world{rng: rng, seal: seal, o: manyFrames(), disk: crashfs.New(seed, nil), stored: map[string]Position{}, seen: seen}
 		for life := range lives {
 			w.ops = 1 << 30
 			w.disk.SetFree(int64(rng.IntN(100 << 10)))

@@ -46,6 +46,13 @@ func text(branch string, at Position, n int) []byte {
 
 func small() Options { return Options{Limit: 256 << 10, FileBytes: 8 << 10} }
 
+// manyFrames is small with frames so small that a sync often writes several.
+func manyFrames() Options {
+	o := small()
+	o.frame = 1300
+	return o
+}
+
 func open(t testing.TB, fsys diskfs.FS, seal Sealer, o Options) *Spool {
 	t.Helper()
 	s, err := Open(context.Background(), fsys, "spool", seal, o)

@@ -45,7 +45,7 @@ func outsider(t *testing.T, exported, number string, body []byte) (said []string
 	z, err := zstd.NewReader(nil)
 	must(t, err)
 	defer z.Close()
-	at, branch, pos := 48, "", uint64(0)
+	at, r := 48, &reader{}
 	for {
 		n, size := uint32(at/512), int(binary.BigEndian.Uint32(body[at:]))
 		if size == 0 {
@@ -66,32 +66,45 @@ func outsider(t *testing.T, exported, number string, body []byte) (said []string
 			said = append(said, fmt.Sprintf("%d bytes", len(plain)))
 			continue
 		}
-		varint := func() uint64 {
-			v, k := binary.Uvarint(plain)
-			plain = plain[k:]
-			return v
-		}
-		signed := func() int64 { v := varint(); return int64(v>>1) ^ -int64(v&1) }
-		take := func() string { k := varint(); out := plain[:k]; plain = plain[k:]; return string(out) }
-		varint() // back
-		for len(plain) > 0 {
-			kind := plain[0]
-			plain = plain[1:]
-			switch kind {
-			case 1:
-				said = append(said, fmt.Sprintf("after file %d, %d units", varint(), varint()))
-			case 2:
-				branch, pos = take(), varint()
-				said = append(said, fmt.Sprintf("branch %s at %d", branch, pos))
-			case 3:
-				sent, data := signed(), take()
-				said = append(said, fmt.Sprintf("%s at %d, sent %d: %d bytes, %t", branch, pos, sent, len(data), data == string(text(branch, Position(pos), len(data)))))
-				pos += uint64(len(data))
-			case 4:
-				said = append(said, fmt.Sprintf("beat %d at %d, pos %d", varint(), signed(), varint()))
-			}
+		said = append(said, r.records(plain)...)
+	}
+}
+
+// reader is where an outsider stands in the log.
+type reader struct {
+	branch string
+	pos    uint64
+}
+
+// records is F27's table.
+func (r *reader) records(plain []byte) (said []string) {
+	varint := func() uint64 {
+		v, k := binary.Uvarint(plain)
+		plain = plain[k:]
+		return v
+	}
+	signed := func() int64 { v := varint(); return int64(v>>1) ^ -int64(v&1) }
+	take := func() string { k := varint(); out := plain[:k]; plain = plain[k:]; return string(out) }
+	varint() // back
+	for len(plain) > 0 {
+		kind := plain[0]
+		plain = plain[1:]
+		switch kind {
+		case 1:
+			said = append(said, fmt.Sprintf("after file %d, %d units", varint(), varint()))
+		case 2:
+			r.branch, r.pos = take(), varint()
+			said = append(said, fmt.Sprintf("branch %s at %d", r.branch, r.pos))
+		case 3:
+			sent, data := signed(), take()
+			ours := data == string(text(r.branch, Position(r.pos), len(data)))
+			said = append(said, fmt.Sprintf("%s at %d, sent %d: %d bytes, %t", r.branch, r.pos, sent, len(data), ours))
+			r.pos += uint64(len(data))
+		case 4:
+			said = append(said, fmt.Sprintf("beat %d at %d, pos %d", varint(), signed(), varint()))
 		}
 	}
+	return said
 }
 
 func TestFormatPage(t *testing.T) {

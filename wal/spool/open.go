@@ -27,7 +27,7 @@ func Open(ctx context.Context, fsys diskfs.FS, where string, seal Sealer, o Opti
 	}
 	s := &Spool{
 		fs: fsys, seal: seal, o: o, where: where, changed: make(chan struct{}),
-		batch: &batch{}, spare: &batch{}, stored: map[string]Position{},
+		batch: &batch{frame: o.frame}, spare: &batch{frame: o.frame}, stored: map[string]Position{},
 	}
 	if _, err := s.list(); err != nil {
 		return nil, s.opening(err) // before anything is touched

@@ -57,6 +57,8 @@ type Options struct {
 	// 16 MiB. A quarter of Limit is the most.
 	FileBytes int64
 	Log       *slog.Logger // nil: nothing is logged
+
+	frame int // most plaintext of a frame, bytes; 0: repo.FrameSize
 }
 
 func (o Options) withDefaults() (Options, error) {
@@ -67,6 +69,9 @@ func (o Options) withDefaults() (Options, error) {
 		o.FileBytes = defaultFile
 	}
 	o.FileBytes = min(o.FileBytes, o.Limit/4)
+	if o.frame == 0 {
+		o.frame = repo.FrameSize
+	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
@@ -138,7 +143,7 @@ func (s *Spool) Append(at Position, data []byte, sent time.Time) error {
 			return err
 		}
 	}
-	if err := s.room(len(data) + (len(data)/repo.FrameSize+1)*maxRecord); err != nil {
+	if err := s.room(len(data) + (len(data)/s.o.frame+1)*2*maxRecord); err != nil {
 		return err
 	}
 	if err := s.follows(at); err != nil {
@@ -184,7 +189,7 @@ func (s *Spool) room(n int) error {
 	if err := s.usable(); err != nil {
 		return err
 	}
-	if s.bytes+s.flying+s.batch.bound()+bound(n, n/repo.FrameSize+2)+s.o.ahead() > s.o.Limit {
+	if s.bytes+s.flying+s.batch.bound()+bound(n, n/s.o.frame+2)+s.o.ahead() > s.o.Limit {
 		return s.full()
 	}
 	return nil

@@ -84,6 +84,45 @@ func TestOrder(t *testing.T) {
 	}
 }
 
+// TestBackPressure: what waits for a Sync is bounded.
+func TestBackPressure(t *testing.T) {
+	s := open(t, crashfs.New(1, nil), lineage(t, true), Options{Limit: 1 << 30})
+	must(t, s.Begin("b", 0))
+	for range 5 {
+		must(t, s.Append(s.at.Pos, text("b", s.at.Pos, 1<<20), epoch))
+	}
+	if d := s.Held().Durable; d.Pos < 3<<20 || d.Pos > 4<<20 {
+		t.Errorf("durable through %d", d.Pos)
+	}
+}
+
+// TestRecords: frames that authenticate and make no sense.
+func TestRecords(t *testing.T) {
+	first, begin := appendFile([]byte{3}, link{}), appendBegin(nil, Point{"b", 5})
+	whole := appendLog(slices.Concat(first, begin), []byte("log"), epoch)
+	for what, c := range map[string]struct {
+		plain []byte
+		ok    bool
+	}{
+		"good":                    {whole, true},
+		"begin alone":             {slices.Concat(first, begin), true},
+		"no file record":          {append([]byte{3}, begin...), false},
+		"two file records":        {appendFile(slices.Clone(whole), link{}), false},
+		"no branch":               {appendLog(slices.Clone(first), []byte("log"), epoch), false},
+		"an empty branch":         {appendBegin(slices.Clone(first), Point{"", 5}), false},
+		"cut off":                 {whole[:len(whole)-1], false},
+		"unknown":                 {append(slices.Clone(whole), 9), false},
+		"a length beyond the end": {append(slices.Concat(first, begin), recLog, 0, 200, 1), false},
+		"empty":                   {nil, false},
+	} {
+		d := &decoder{}
+		back, err := d.frame(c.plain, func(Piece) error { return nil })
+		if (err == nil) != c.ok || c.ok && back != 3 {
+			t.Errorf("%s: %d, %v", what, back, err)
+		}
+	}
+}
+
 // TestCommitCost: a small commit is one write and one fsync, but for the
 // first in a file.
 func TestCommitCost(t *testing.T) {
