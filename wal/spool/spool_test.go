@@ -98,7 +98,7 @@ func TestBackPressure(t *testing.T) {
 
 // TestRecords: frames that authenticate and make no sense.
 func TestRecords(t *testing.T) {
-	first, begin := appendFile([]byte{3}, link{}), appendBegin(nil, Point{"b", 5})
+	first, begin := appendFile([]byte{3}, link{}), appendBegin(nil, Point{Branch: "b", Pos: 5})
 	whole := appendLog(slices.Concat(first, begin), []byte("log"), epoch)
 	for what, c := range map[string]struct {
 		plain []byte
@@ -109,7 +109,7 @@ func TestRecords(t *testing.T) {
 		"no file record":          {append([]byte{3}, begin...), false},
 		"two file records":        {appendFile(slices.Clone(whole), link{}), false},
 		"no branch":               {appendLog(slices.Clone(first), []byte("log"), epoch), false},
-		"an empty branch":         {appendBegin(slices.Clone(first), Point{"", 5}), false},
+		"an empty branch":         {appendBegin(slices.Clone(first), Point{Branch: "", Pos: 5}), false},
 		"cut off":                 {whole[:len(whole)-1], false},
 		"unknown":                 {append(slices.Clone(whole), 9), false},
 		"a length beyond the end": {append(slices.Concat(first, begin), recLog, 0, 200, 1), false},
