@@ -3,6 +3,7 @@ package main
 import (
 	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -351,6 +352,66 @@ func TestTwoCopiesOnOneTimeline(t *testing.T) {
 		defer again.stop()
 		if got := s.fingerprint(again.url()); got != want {
 			t.Errorf("the archive is not the first copy's\nwant:\n%sgot:\n%s", want, got)
+		}
+	})
+}
+
+// A cloned data directory goes on writing on the same timeline while the
+// original streams: its stream waits for the original's lease, its backup is
+// refused because the archive's log is not its own, and after the original has
+// ended its log is still never taken for the original's.
+func TestACloneBesideTheOriginal(t *testing.T) {
+	t.Parallel()
+	onEach(t, func(t *testing.T, major string) {
+		s := newSite(t, major)
+		s.exec(schema...)
+		if err := s.server.StopFast(s.ctx); err != nil {
+			t.Fatal(err)
+		}
+		if out, err := exec.Command("cp", "-a", s.server.DataDir(), s.path("clone")).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		if err := s.host.Own(s.ctx, s.path("clone")); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.server.Restart(s.ctx); err != nil {
+			t.Fatal(err)
+		}
+		st := s.stream("--flush-every", "300ms")
+		s.must(append([]string{"backup"}, s.source()...)...)
+		w := s.workload(1)
+		s.advances(w, 50)
+
+		clone := s.tryBoot(s.path("clone"))
+		defer clone.stop()
+		s.query(clone.url(), "create table clone as select i, md5(i::text) from generate_series(1, 400000) i")
+		second := s.start(s.streamCopy()...)
+		second.waitFor("its log is written by another holdfast")
+		second.signal(syscall.SIGTERM)
+		second.wait()
+		o := s.run(append([]string{"backup"}, s.streamCopy()[1:]...)...)
+		if o.code != exitFailed || !strings.Contains(o.all(), "the server's log differs from the archive's") {
+			t.Errorf("a backup of the clone: exit %d\n%s", o.code, o.all())
+		}
+		s.advances(w, 20) // the original was not disturbed
+		w.stop()
+		s.archived()
+		want := s.fingerprint(s.server.AdminURL())
+		st.signal(syscall.SIGTERM)
+		st.wait()
+		o = s.run(s.streamCopy()...)
+		if o.code != exitFailed || !strings.Contains(o.all(), "the server's log differs from the archive's") {
+			t.Errorf("a stream of the clone: exit %d\n%s", o.code, o.all())
+		}
+		s.shows("fork", time.Now())
+		s.must("restore", databaseName, "--to", s.path("copy"))
+		c := s.bootOn(s.path("copy"), s.path("copy"))
+		defer c.stop()
+		if err := c.log.wait(s.ctx, "archive recovery complete"); err != nil {
+			t.Fatalf("%v\n%s", err, c.log)
+		}
+		if got := s.fingerprint(c.url()); got != want {
+			t.Errorf("the archive is not the original's\nwant:\n%sgot:\n%s", want, got)
 		}
 	})
 }

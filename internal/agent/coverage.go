@@ -75,9 +75,14 @@ func (c *liveCoverage) wait(ctx context.Context, res engines.BackupResult) error
 		}
 		upTo := wal.FirstMissing(wal.Coverage(refs), res.LogFrom)
 		if upTo >= res.Stop {
-			return c.compare(ctx, res)
+			return c.compare(ctx, res, res.Stop)
 		}
 		if upTo > last {
+			if last == 0 && upTo > res.LogFrom { // another copy's log might never come as far
+				if err := c.compare(ctx, res, upTo); err != nil {
+					return err
+				}
+			}
 			last, since = upTo, time.Now()
 		}
 		if err := c.alive(ctx); err != nil {
@@ -113,9 +118,9 @@ const compareMost = 64 << 10
 // compare makes sure that the log in the store is that of the server that was
 // copied: the streamer may follow another copy of the same cluster, and a
 // base with another copy's log restores to garbage.
-func (c *liveCoverage) compare(ctx context.Context, res engines.BackupResult) error {
-	from := max(res.LogFrom, res.Stop-min(res.Stop, compareMost))
-	archived, err := wal.ReadRange(ctx, c.l, res.Branch, from, res.Stop)
+func (c *liveCoverage) compare(ctx context.Context, res engines.BackupResult, to repo.Position) error {
+	from := max(res.LogFrom, to-min(to, compareMost))
+	archived, err := wal.ReadRange(ctx, c.l, res.Branch, from, to)
 	if err != nil {
 		return err
 	}
