@@ -237,7 +237,18 @@ func distance(a, b uint32) uint32 { return min(a-b, b-a) }
 func (q *query) name(name string) (*engines.Stop, error) {
 	var early, found []repo.Mark
 	var last *repo.Mark
-	_, err := q.find(func(p piece) bool { return !mayName(p.index, name) }, func(m *repo.Mark, _ *walrecord.Event) bool {
+	skip := func(p piece) bool {
+		if mayName(p.index, name) {
+			return false
+		}
+		for i, m := range p.index.Marks {
+			if m.Kind == repo.MarkRestorePoint && m.Start >= q.base.Stop && m.Start < p.to {
+				last = &p.index.Marks[i]
+			}
+		}
+		return true
+	}
+	_, err := q.find(skip, func(m *repo.Mark, _ *walrecord.Event) bool {
 		switch {
 		case m.Kind != repo.MarkRestorePoint:
 		case m.Name == name && m.End < q.base.Stop:

@@ -243,7 +243,7 @@ type LogIndex struct {
 	LastCommit  *Mark     `json:"last_commit,omitempty"`
 	MinTime     time.Time `json:"min_time,omitzero"` // of commits and aborts, which need not be in order of time
 	MaxTime     time.Time `json:"max_time,omitzero"`
-	MinID       uint64    `json:"min_id,omitempty"` // of their transactions, where the engine numbers them
+	MinID       uint64    `json:"min_id,omitempty"` // of their transactions and subtransactions, where the engine numbers them
 	MaxID       uint64    `json:"max_id,omitempty"`
 	Marks       []Mark    `json:"marks,omitempty"` // restore points, checkpoints, branch ends; in order
 }
