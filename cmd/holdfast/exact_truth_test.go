@@ -131,10 +131,11 @@ func (tr *truth) neighbours(at repo.Position) (last, next *place) {
 	return last, nil
 }
 
-// firstAt is where the first commit at or after a time begins.
+// firstAt is where the first commit or abort at or after a time begins: either
+// ends a recovery to that time (recoveryStopsBefore in xlogrecovery.c).
 func (tr *truth) firstAt(from repo.Position, t time.Time) repo.Position {
 	for _, p := range tr.ends {
-		if p.kind == repo.MarkCommit && p.start >= from && !p.at.Before(t) {
+		if p.start >= from && !p.at.Before(t) {
 			return p.start
 		}
 	}
