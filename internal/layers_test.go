@@ -20,7 +20,7 @@ func rank(path string) (int, string) {
 		prefix string
 		rank   int
 	}{
-		{"internal/secret", 0}, {"internal/hferr", 0}, {"internal/diskfs", 0},
+		{"internal/secret", 0}, {"internal/hferr", 0}, {"internal/diskfs", 0}, {"internal/underrace", 0},
 		{"internal/blob", 1}, {"internal/repo", 2},
 		{"stream", 3}, {"wal", 3}, {"consistency", 3}, {"testcontainers", 3},
 		{"engines", 4}, {"verify", 5}, {"internal/agent", 6}, {"internal/config", 1}, {"cmd", 7},

@@ -10,6 +10,7 @@ import (
 
 	"github.com/holdfastdb/holdfast/internal/blob/memstore"
 	"github.com/holdfastdb/holdfast/internal/repo"
+	"github.com/holdfastdb/holdfast/internal/underrace"
 )
 
 // The fencing argument of the package comment, as a model: writers that take
@@ -162,7 +163,7 @@ func TestFence(t *testing.T) {
 	t.Parallel()
 	md := newModel(t)
 	var acks, lost int
-	for seed := range uint64(schedules) {
+	for seed := range underrace.Fewer(uint64(schedules)) {
 		w := md.run(t, seed, true)
 		acks, lost = acks+len(w.acked), lost+w.lost
 		if n := w.unseen(); n > 0 {

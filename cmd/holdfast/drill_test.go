@@ -86,6 +86,7 @@ func TestDrill(t *testing.T) {
 		time.Sleep(time.Second)
 		s.drillOfTheLiving()
 		m := s.moment()
+		time.Sleep(time.Second) // so that heartbeats behind it are noted
 		s.archived()
 		s.killAtRandom(st, w)
 

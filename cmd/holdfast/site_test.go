@@ -38,8 +38,12 @@ func TestMain(m *testing.M) {
 		}
 		defer os.RemoveAll(dir)
 		holdfastBinary = filepath.Join(dir, "holdfast")
-		build := exec.Command("go", "build", "-trimpath", "-o", holdfastBinary, ".")
-		build.Env = append(os.Environ(), "CGO_ENABLED=0")
+		args, cgo := []string{"build", "-trimpath", "-o", holdfastBinary}, "CGO_ENABLED=0"
+		if os.Getenv("HOLDFAST_TEST_RACE") != "" { // a binary that ends with 66 at a race
+			args, cgo = append(args, "-race"), "CGO_ENABLED=1"
+		}
+		build := exec.Command("go", append(args, ".")...)
+		build.Env = append(os.Environ(), cgo)
 		if out, err := build.CombinedOutput(); err != nil {
 			fmt.Fprintf(os.Stderr, "build holdfast: %v\n%s", err, out)
 			return 1

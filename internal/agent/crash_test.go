@@ -18,6 +18,7 @@ import (
 	"github.com/holdfastdb/holdfast/internal/diskfs/crashfs"
 	"github.com/holdfastdb/holdfast/internal/repo"
 	"github.com/holdfastdb/holdfast/internal/secret"
+	"github.com/holdfastdb/holdfast/internal/underrace"
 	"github.com/holdfastdb/holdfast/stream"
 	"github.com/holdfastdb/holdfast/wal"
 	"github.com/holdfastdb/holdfast/wal/spool"
@@ -25,7 +26,7 @@ import (
 
 // crashRuns is how many seeded runs there are, over store and spool each.
 func crashRuns(t *testing.T) uint64 {
-	n := uint64(1000)
+	n := underrace.Fewer(uint64(1000))
 	if s := os.Getenv("HOLDFAST_TEST_CRASHES"); s != "" {
 		var err error
 		if n, err = strconv.ParseUint(s, 10, 32); err != nil {

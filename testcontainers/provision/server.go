@@ -9,6 +9,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
+	"time"
 
 	"github.com/holdfastdb/holdfast/internal/hferr"
 	"github.com/holdfastdb/holdfast/testcontainers"
@@ -81,7 +83,17 @@ func install(ctx context.Context, b testcontainers.Build, say func(string, ...an
 }
 
 func checkRuns(ctx context.Context, server string) error {
-	out, err := exec.CommandContext(ctx, server, "--version").CombinedOutput()
+	var out []byte
+	var err error
+	for range 50 {
+		// A process that another goroutine starts at this moment holds what
+		// we have just written open until it runs its program.
+		out, err = exec.CommandContext(ctx, server, "--version").CombinedOutput()
+		if !errors.Is(err, syscall.ETXTBSY) {
+			break
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
 	if err != nil {
 		return hferr.New("run the fetched "+filepath.Base(server), fmt.Errorf("%w: %s", err, strings.TrimSpace(string(out))),
 			"this build needs a glibc system (such as Debian); install the server's own package instead")

@@ -13,6 +13,7 @@ import (
 	"github.com/holdfastdb/holdfast/internal/diskfs"
 	"github.com/holdfastdb/holdfast/internal/diskfs/crashfs"
 	"github.com/holdfastdb/holdfast/internal/repo"
+	"github.com/holdfastdb/holdfast/internal/underrace"
 )
 
 const (
@@ -282,7 +283,7 @@ func (w *world) life(ctx context.Context) error {
 // replayed byte for byte and in order, nothing else is, and the spool works on.
 func TestCrash(t *testing.T) {
 	seal, seen := lineage(t, true), map[string]int{}
-	for seed := range uint64(crashSeeds) {
+	for seed := range underrace.Fewer(uint64(crashSeeds)) {
 		rng := rand.New(rand.NewPCG(seed, 2))
 		w := &world{rng: rng, seal: seal, o: manyFrames(), disk: crashfs.New(seed, nil), stored: map[string]Position{}, seen: seen}
 		if seed%3 == 0 {
@@ -326,7 +327,7 @@ func TestCrash(t *testing.T) {
 // TestFullDisk: wherever the disk's space ends, what Sync returned stays.
 func TestFullDisk(t *testing.T) {
 	seal, seen := lineage(t, true), map[string]int{}
-	for seed := range uint64(300) {
+	for seed := range underrace.Fewer(uint64(300)) {
 		rng := rand.New(rand.NewPCG(seed, 3))
 		w := &world{rng: rng, seal: seal, o: manyFrames(), disk: crashfs.New(seed, nil), stored: map[string]Position{}, seen: seen}
 		for life := range lives {
