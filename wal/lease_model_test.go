@@ -163,7 +163,8 @@ func TestFence(t *testing.T) {
 	t.Parallel()
 	md := newModel(t)
 	var acks, lost int
-	for seed := range underrace.Fewer(uint64(schedules)) {
+	schedules := underrace.Fewer(schedules)
+	for seed := range uint64(schedules) {
 		w := md.run(t, seed, true)
 		acks, lost = acks+len(w.acked), lost+w.lost
 		if n := w.unseen(); n > 0 {
