@@ -153,6 +153,7 @@ func (a *Archiver) shed(n int) bool {
 	for i := len(a.queue) - 1; i >= 0 && n > 0; i-- {
 		if s := a.queue[i]; !s.started && s.data != nil {
 			n -= len(s.data)
+			a.buffers.give(s.data)
 			s.data = nil
 		}
 	}

@@ -36,7 +36,7 @@ func (s *streamSite) commitCases(bins string) []commitCase {
 		if err := errors.Join(os.RemoveAll(dir), os.Mkdir(dir, 0o700)); err != nil {
 			return nil, err
 		}
-		return s.receiver(ctx, "pg_receivewal", exec.Command(filepath.Join(bins, "pg_receivewal"), //nolint:noctx // ended by SIGTERM
+		return s.receiver(ctx, "pg_receivewal", exec.Command(filepath.Join(bins, "pg_receivewal"), //nolint:noctx // ended by SIGINT
 			"-d", s.server.AdminURL(), "-D", dir, "--synchronous", "--no-loop"))
 	}
 	spool := func(ctx context.Context) (*receiver, error) { return s.stream(ctx, s.spoolArgs()...) }

@@ -144,7 +144,7 @@ func (s *streamSite) emptyRepo(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	_, _, err = repo.Init(ctx, st, repo.InitOptions{Passphrase: secret.New(benchPassphrase), ScryptWork: 10})
+	_, _, err = repo.Init(ctx, st, repo.InitOptions{Passphrase: secret.New(benchPassphrase)})
 	return errors.Join(err, st.Close())
 }
 
@@ -162,7 +162,7 @@ func (s *streamSite) stream(ctx context.Context, args ...string) (*receiver, err
 		return nil, err
 	}
 	all := append([]string{"stream", s.server.URL(), "--name", "bench", "--quiet"}, args...)
-	return s.receiver(ctx, receiverName, exec.Command(s.binary, all...)) //nolint:noctx // ended by SIGTERM
+	return s.receiver(ctx, receiverName, exec.Command(s.binary, all...)) //nolint:noctx // ended by SIGINT
 }
 
 func (s *streamSite) spoolArgs() []string {
@@ -185,7 +185,7 @@ func (s *streamSite) receiver(ctx context.Context, name string, cmd *exec.Cmd) (
 
 // stop ends it as a person would, and fails if it does not end well.
 func (r *receiver) stop() error {
-	if err := r.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+	if err := r.cmd.Process.Signal(syscall.SIGINT); err != nil {
 		return fmt.Errorf("%w\n%s", err, r.out)
 	}
 	kill := time.AfterFunc(time.Minute, func() { _ = r.cmd.Process.Kill() })
