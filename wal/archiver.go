@@ -23,7 +23,7 @@ const DefaultSegment = 8 << 20
 type ArchiverOptions struct {
 	FlushEvery time.Duration // a segment is sealed so long after its first byte; 0: 5 s
 	MaxSegment int           // … or at so many bytes; 0: 8 MiB
-	MaxPending int           // bytes in memory: sealed but not yet durable, plus the open segment; 0: 32 MiB, two segments at least
+	MaxPending int           // bytes in memory: sealed but not yet durable, plus the open segment. With a spool a few segments are the bound; 0: 32 MiB, two segments at least
 	Stall      time.Duration // a put without an answer for so long is given up and retried; 0: 1 minute
 	Retry      time.Duration // how long a failing store is retried before Err; 0: for ever
 	Log        *slog.Logger
@@ -170,7 +170,13 @@ func (a *Archiver) room(ctx context.Context, c Chunk) error {
 			return err
 		}
 		held := a.heldBytes()
-		if held == 0 || held+len(c.Data) <= a.o.MaxPending || a.shed(held+len(c.Data)-a.o.MaxPending) {
+		if held == 0 || held+len(c.Data) <= a.o.MaxPending {
+			return nil
+		}
+		if a.o.Spool != nil {
+			// Commits may wait for the spool, so only the spool may block.
+			// What cannot be shed is open or on its way: a few segments.
+			a.shed(held + len(c.Data) - a.o.MaxPending)
 			return nil
 		}
 		if len(a.queue) == 0 {
