@@ -170,13 +170,14 @@ func (a *Archiver) room(ctx context.Context, c Chunk) error {
 			return err
 		}
 		held := a.heldBytes()
-		if held == 0 || held+len(c.Data) <= a.o.MaxPending {
-			return nil
-		}
 		if a.o.Spool != nil {
 			// Commits may wait for the spool, so only the spool may block.
-			// What cannot be shed is open or on its way: a few segments.
-			a.shed(held + len(c.Data) - a.o.MaxPending)
+			// What cannot be shed is open or on its way. The rest leaves room
+			// for what is read back meanwhile.
+			a.shed(held + len(c.Data) - a.o.MaxPending/2)
+			return nil
+		}
+		if held == 0 || held+len(c.Data) <= a.o.MaxPending {
 			return nil
 		}
 		if len(a.queue) == 0 {

@@ -16,7 +16,7 @@ import (
 // is in memory twice, as received and as sealed.
 const (
 	parallelPuts     = 4
-	parallelSegments = 3
+	parallelSegments = 2
 )
 
 // Backoff between attempts at a failing store: doubled from first to most,
