@@ -43,12 +43,15 @@ lint:
 	$(GO) build -C tools -o ../$(BIN)/golangci-lint github.com/golangci/golangci-lint/v2/cmd/golangci-lint
 	$(BIN)/golangci-lint run ./...
 
-# Beside pgBackRest, interleaved, and the log feed; prints the tables kept in
+# Beside pgBackRest, interleaved; the log feed; the stream: commit to durable,
+# CPU and memory, and what a commit waits for. Prints the tables kept in
 # docs/benchmarks.md.
 bench: build
 	$(GO) run ./testcontainers/provision postgres@15 pgbackrest
 	$(GO) run ./cmd/bench -binary $(BIN)/holdfast
 	$(GO) run ./cmd/bench -binary $(BIN)/holdfast -rounds 3 feed
+	$(GO) run ./cmd/bench -binary $(BIN)/holdfast stream
+	$(GO) run ./cmd/bench -binary $(BIN)/holdfast -rounds 5 commit
 
 # The end-to-end tests on every PostgreSQL version that can be had.
 matrix: build

@@ -14,11 +14,16 @@ import (
 // ErrClosed is returned by an archiver's methods after Close.
 var ErrClosed = errors.New("the archiver is closed")
 
+// DefaultSegment is where a segment is cut unless ArchiverOptions say
+// otherwise, bytes: at 50 MB/s still several a second, and four of them, and
+// once more what they become when sealed, are what a stream holds at most.
+const DefaultSegment = 8 << 20
+
 // ArchiverOptions bound an archiver.
 type ArchiverOptions struct {
 	FlushEvery time.Duration // a segment is sealed so long after its first byte; 0: 5 s
-	MaxSegment int           // … or at so many bytes; 0: 16 MiB
-	MaxPending int           // bytes sealed but not yet durable, plus the open segment; 0: 64 MiB
+	MaxSegment int           // … or at so many bytes; 0: 8 MiB
+	MaxPending int           // bytes in memory: sealed but not yet durable, plus the open segment. With a spool a few segments are the bound; 0: 32 MiB, two segments at least
 	Stall      time.Duration // a put without an answer for so long is given up and retried; 0: 1 minute
 	Retry      time.Duration // how long a failing store is retried before Err; 0: for ever
 	Log        *slog.Logger
@@ -40,10 +45,10 @@ func (o ArchiverOptions) withDefaults() ArchiverOptions {
 		o.FlushEvery = 5 * time.Second
 	}
 	if o.MaxSegment <= 0 {
-		o.MaxSegment = 16 << 20
+		o.MaxSegment = DefaultSegment
 	}
 	if o.MaxPending <= 0 {
-		o.MaxPending = 64 << 20
+		o.MaxPending = max(4*DefaultSegment, 2*o.MaxSegment)
 	}
 	// A segment larger than what may wait would never be full.
 	o.MaxSegment = min(o.MaxSegment, o.MaxPending)
@@ -94,9 +99,11 @@ type Archiver struct {
 	prev      link     // of the segment to be sealed next
 	index     Indexer
 	open      *openSegment
+	buffers   buffers
 	queue     []*sealedSegment // in order, not durable yet
 	pending   int              // bytes in queue
 	running   int              // uploads
+	flying    int              // their bytes
 	beats     []repo.Beat      // not in a sealed segment yet
 	source    time.Time        // source's clock at the last good round trip
 	last      *repo.SegmentMeta
@@ -114,6 +121,7 @@ func NewArchiver(l *repo.Lineage, o ArchiverOptions) *Archiver { return newArchi
 
 func newArchiver(st segmentStore, o ArchiverOptions) *Archiver {
 	a := &Archiver{store: st, o: o.withDefaults(), changed: make(chan struct{}), appended: make(chan struct{}, 1)}
+	a.buffers.most = a.o.MaxSegment
 	a.ctx, a.cancel = context.WithCancel(context.Background())
 	if a.o.Spool != nil {
 		a.wg.Go(a.syncSpool)
@@ -162,7 +170,14 @@ func (a *Archiver) room(ctx context.Context, c Chunk) error {
 			return err
 		}
 		held := a.heldBytes()
-		if held == 0 || held+len(c.Data) <= a.o.MaxPending || a.shed(held+len(c.Data)-a.o.MaxPending) {
+		if a.o.Spool != nil {
+			// Commits may wait for the spool, so only the spool may block.
+			// What cannot be shed is open or on its way. The rest leaves room
+			// for what is read back meanwhile.
+			a.shed(held + len(c.Data) - a.o.MaxPending/2)
+			return nil
+		}
+		if held == 0 || held+len(c.Data) <= a.o.MaxPending {
 			return nil
 		}
 		if len(a.queue) == 0 {
@@ -182,6 +197,7 @@ func (a *Archiver) take(c Chunk) {
 			a.openAt(a.end, c.SentTime)
 		}
 		n := min(len(data), a.o.MaxSegment-len(a.open.data))
+		a.open.data = a.buffers.extend(a.open.data, n)
 		a.open.add(data[:n], c.SentTime)
 		if a.index != nil {
 			a.index.Add(a.end, data[:n])
@@ -199,6 +215,7 @@ func (a *Archiver) take(c Chunk) {
 // later bytes do not postpone it, or a busy source would never be flushed.
 func (a *Archiver) openAt(at Position, sent time.Time) {
 	s := newOpenSegment(at, sent)
+	s.data = a.buffers.take()
 	s.timer = time.AfterFunc(a.o.FlushEvery, func() {
 		a.mu.Lock()
 		defer a.mu.Unlock()

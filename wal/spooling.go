@@ -144,17 +144,13 @@ func (a *Archiver) trimSpool(branch string, upTo Position) {
 }
 
 // shed drops n bytes of waiting segments from memory, those that are needed
-// last first: they can be read back from the spool. It reports whether there
-// were as many.
-func (a *Archiver) shed(n int) bool {
-	if a.o.Spool == nil {
-		return false
-	}
+// last first: they can be read back from the spool. There may be fewer.
+func (a *Archiver) shed(n int) {
 	for i := len(a.queue) - 1; i >= 0 && n > 0; i-- {
 		if s := a.queue[i]; !s.started && s.data != nil {
 			n -= len(s.data)
+			a.buffers.give(s.data)
 			s.data = nil
 		}
 	}
-	return n <= 0
 }

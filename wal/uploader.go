@@ -11,9 +11,13 @@ import (
 	"github.com/holdfastdb/holdfast/internal/repo"
 )
 
-// parallelPuts is how many segments are on their way at once: enough to hide
-// a store's latency, few enough that the byte bound is what counts.
-const parallelPuts = 4
+// parallelPuts is how many segments are on their way at once, enough to hide a
+// store's latency; parallelSegments bounds their bytes, in full segments: each
+// is in memory twice, as received and as sealed.
+const (
+	parallelPuts     = 4
+	parallelSegments = 2
+)
 
 // Backoff between attempts at a failing store: doubled from first to most,
 // each drawn from [½, 1½) of it so that many archivers do not come back at once.
@@ -42,8 +46,12 @@ func (a *Archiver) dispatch() {
 		if s.started {
 			continue
 		}
+		if a.running > 0 && a.flying+s.size() > parallelSegments*a.o.MaxSegment {
+			return
+		}
 		s.started = true
 		a.running++
+		a.flying += s.size()
 		a.wg.Add(1)
 		go a.upload(s)
 	}
@@ -51,10 +59,11 @@ func (a *Archiver) dispatch() {
 
 func (a *Archiver) upload(s *sealedSegment) {
 	defer a.wg.Done()
-	m, err := a.put(s)
+	m, data, err := a.put(s)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.running--
+	a.flying -= s.size()
 	if err != nil {
 		if a.ctx.Err() == nil {
 			a.fail(final(fmt.Sprintf("archive the log of branch %s at %s", s.meta.Branch, s.meta.Start.Key()), err))
@@ -63,14 +72,16 @@ func (a *Archiver) upload(s *sealedSegment) {
 	}
 	s.meta, s.data = m, nil
 	s.stored = true
+	a.buffers.give(data)
 	a.advance()
 	a.dispatch()
 	a.sealDue()
 	a.notify()
 }
 
-// put stores one segment, and makes sure that it counts.
-func (a *Archiver) put(s *sealedSegment) (repo.SegmentMeta, error) {
+// put stores one segment, and makes sure that it counts. It returns the log
+// that it stored, too, which nobody needs any more.
+func (a *Archiver) put(s *sealedSegment) (m repo.SegmentMeta, data []byte, err error) {
 	failed := func(err error, since time.Time) {
 		a.mu.Lock()
 		defer a.mu.Unlock()
@@ -79,14 +90,13 @@ func (a *Archiver) put(s *sealedSegment) (repo.SegmentMeta, error) {
 		}
 		s.err, s.since = err, since
 	}
-	m, data := s.meta, s.data
+	m, data = s.meta, s.data
 	if data == nil {
-		var err error
 		if data, err = a.o.Spool.Read(m.Branch, m.Start, m.End); err != nil {
-			return m, fmt.Errorf("read back from the spool: %w", err)
+			return m, nil, fmt.Errorf("read back from the spool: %w", err)
 		}
 	}
-	err := a.retry(a.ctx, func(ctx context.Context) error {
+	err = a.retry(a.ctx, func(ctx context.Context) error {
 		m = s.meta
 		return a.store.PutSegment(ctx, &m, data)
 	}, failed)
@@ -96,7 +106,7 @@ func (a *Archiver) put(s *sealedSegment) (repo.SegmentMeta, error) {
 	if err == nil && a.o.Fence != nil {
 		err = a.retry(a.ctx, a.o.Fence, failed)
 	}
-	return m, err
+	return m, data, err
 }
 
 // advance moves the stored position over the stored segments at the queue's

@@ -2,8 +2,9 @@
 // of the same PostgreSQL, on the same machine, in the same run, interleaved.
 // It prints the Markdown that docs/benchmarks.md keeps: wall time, CPU of
 // client and server, bytes in the repository, peak memory, and ratios of
-// medians. `bench feed` measures fetch-log from a warm store. It asserts no
-// timing.
+// medians. `bench feed` measures fetch-log from a warm store, `bench stream`
+// how long a commit takes to become durable and what the streamer uses,
+// `bench commit` what a receiver adds to a commit. It asserts no timing.
 package main
 
 import (
@@ -31,6 +32,9 @@ type options struct {
 	rounds int
 
 	files, segments int // of the feed's log
+
+	seconds int    // of load, or of pgbench
+	only    string // cases whose name contains it
 }
 
 func main() {
@@ -41,11 +45,15 @@ func main() {
 	flag.IntVar(&o.rounds, "rounds", 5, "measured rounds; one more is run first and thrown away")
 	flag.IntVar(&o.files, "files", 100, "feed: WAL files of 16 MiB")
 	flag.IntVar(&o.segments, "segments", 20000, "feed: segments of the plan of many small ones")
+	flag.IntVar(&o.seconds, "seconds", 0, "stream: length of a measurement (0: 60); commit: of a round (0: 10)")
+	flag.StringVar(&o.only, "only", "", "stream, commit: only the cases whose name contains this")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	job := run
-	if flag.Arg(0) == "feed" {
-		job = runFeed
+	jobs := map[string]func(context.Context, options) error{"": run, "feed": runFeed, "stream": runStream, "commit": runCommit}
+	job, ok := jobs[flag.Arg(0)]
+	if !ok {
+		fmt.Fprintf(os.Stderr, "bench: no benchmark %q\n", flag.Arg(0))
+		os.Exit(2)
 	}
 	err := job(ctx, o)
 	stop()
@@ -77,7 +85,7 @@ func run(ctx context.Context, o options) (err error) {
 		err = errors.Join(err, s.Close(cctx))
 	}()
 	fmt.Fprintln(os.Stderr, "loading …")
-	size, err := load(ctx, s, o.mb)
+	size, err := loadData(ctx, s, o.mb)
 	if err != nil {
 		return err
 	}
@@ -105,9 +113,9 @@ func run(ctx context.Context, o options) (err error) {
 	return nil
 }
 
-// load makes a third each of OLTP-like rows, JSON documents and rows that do
+// loadData makes a third each of OLTP-like rows, JSON documents and rows that do
 // not compress.
-func load(ctx context.Context, s *pgserver.Server, mb int) (int64, error) {
+func loadData(ctx context.Context, s *pgserver.Server, mb int) (int64, error) {
 	c, err := pgx.Connect(ctx, s.AdminURL())
 	if err != nil {
 		return 0, err

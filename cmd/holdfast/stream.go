@@ -3,7 +3,9 @@ package main
 import (
 	"context"
 	"errors"
+	"math"
 	"path/filepath"
+	"runtime/debug"
 	"time"
 
 	"github.com/holdfastdb/holdfast/engines"
@@ -11,6 +13,7 @@ import (
 	"github.com/holdfastdb/holdfast/internal/config"
 	"github.com/holdfastdb/holdfast/internal/hferr"
 	"github.com/holdfastdb/holdfast/internal/repo"
+	"github.com/holdfastdb/holdfast/wal"
 	"github.com/holdfastdb/holdfast/wal/spool"
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
@@ -80,6 +83,7 @@ func (a *app) runStream(ctx context.Context, args []string, fl streamFlags) erro
 	if err != nil {
 		return err
 	}
+	limitMemory(settings)
 	d := a.deps(r)
 	g, gctx := errgroup.WithContext(ctx)
 	for i, t := range ts {
@@ -107,6 +111,22 @@ func (a *app) runStream(ctx context.Context, args []string, fl streamFlags) erro
 		})
 	}
 	return g.Wait()
+}
+
+// limitMemory keeps the garbage of so many streams from doubling what they
+// hold: for each its open and waiting segments (four), and those that are
+// being sealed, read back or read ahead. It is a soft limit, and not set over
+// a user's own (GOMEMLIMIT).
+func limitMemory(streams []config.Stream) {
+	debug.FreeOSMemory() // opening the passphrase slot took 64 MiB
+	if debug.SetMemoryLimit(-1) != math.MaxInt64 {
+		return
+	}
+	limit := int64(32 << 20)
+	for _, s := range streams {
+		limit += 8 * max(int64(s.MaxSegment), wal.DefaultSegment)
+	}
+	debug.SetMemoryLimit(limit)
 }
 
 // settings are the configured ones with the flags over them.

@@ -16,7 +16,10 @@ const (
 
 // Encoder turns plaintext into a frame payload: zstd at its fastest level, or
 // raw where that does not gain. One per goroutine.
-type Encoder struct{ z *zstd.Encoder }
+type Encoder struct {
+	z       *zstd.Encoder
+	payload []byte // scratch of who borrowed it
+}
 
 // NewEncoder returns an encoder; Close frees it.
 func NewEncoder() (*Encoder, error) {

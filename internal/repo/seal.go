@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 )
 
 // A sealed stream (F11) is a header and frames, each behind its length. Frame
@@ -20,7 +21,6 @@ type sealWriter struct {
 	enc     *Encoder
 	body    []byte
 	pending []byte
-	payload []byte
 	n       uint32
 }
 
@@ -38,10 +38,20 @@ func (s *scope) newSealWriter(typ objType, name string) (*sealWriter, error) {
 }
 
 func (w *sealWriter) frame(plain []byte, last bool) {
-	w.payload = w.enc.Encode(w.payload[:0], plain)
-	w.body = binary.BigEndian.AppendUint32(w.body, uint32(len(w.payload)+tagSize))
-	w.body = w.c.seal(w.body, w.n, last, w.payload)
+	payload := w.enc.Encode(w.enc.payload[:0], plain)
+	w.enc.payload = payload
+	w.body = binary.BigEndian.AppendUint32(w.body, uint32(len(payload)+tagSize))
+	w.body = w.c.seal(w.body, w.n, last, payload)
 	w.n++
+}
+
+// reserve makes room for what rest bytes of plaintext will take if they
+// compress like a frame that took so many bytes, and a little more: a body
+// that grows by append leaves several times its size as garbage.
+func (w *sealWriter) reserve(frame, rest int) {
+	if cap(w.body)-len(w.body) < frame {
+		w.body = slices.Grow(w.body, (rest/FrameSize+1)*(frame+frame/16))
+	}
 }
 
 // Write never fails. A full frame is kept back until more follows, because
@@ -81,8 +91,10 @@ func (s *scope) sealObject(typ objType, name string, meta, data []byte) ([]byte,
 		w.frame(meta, false)
 	}
 	for len(data) > FrameSize {
+		before := len(w.body)
 		w.frame(data[:FrameSize], false)
 		data = data[FrameSize:]
+		w.reserve(len(w.body)-before, len(data))
 	}
 	w.pending = data
 	return w.finish(), nil
