@@ -144,7 +144,7 @@ type TailOptions struct {
 	// Archived returns [from, to) of the log held, as seen on a branch. Tail
 	// compares it with what the server sends, so that a copy that went its own
 	// way on the same branch is found before its log is taken for the same
-	// history. nil: not compared.
+	// history. It may return only the end of the range. nil: not compared.
 	Archived  func(ctx context.Context, branch string, from, to repo.Position) ([]byte, error)
 	Temporary bool                 // use a temporary slot (a one-shot backup)
 	Spooled   bool                 // Durable runs ahead of Stored: what the server keeps for us follows Stored

@@ -114,6 +114,7 @@ type Archiver struct {
 	notifying bool
 
 	appended chan struct{} // the spool has bytes that are not synced
+	spoolRun int           // counts Spool.Begin
 }
 
 // NewArchiver starts an archiver; Close ends it.

@@ -2,6 +2,7 @@ package wal
 
 import (
 	"context"
+	"slices"
 
 	"github.com/holdfastdb/holdfast/internal/repo"
 )
@@ -74,10 +75,10 @@ func (a *Archiver) gapBefore(b repo.Branch, at Position) error {
 // rewind continues this run at a position inside it (a new connection). The
 // durable position stands: the bytes before it are in the store already.
 func (a *Archiver) rewind(at Position) error {
+	a.seal(reasonBoundary) // with the indexer that saw its bytes
 	if at == a.end {
 		return nil
 	}
-	a.seal(reasonBoundary)
 	if err := a.beginSpool(a.branch.ID, at); err != nil {
 		return err
 	}
@@ -95,6 +96,9 @@ func (a *Archiver) record(ctx context.Context, b repo.Branch, at Position) (link
 		}
 		var err error
 		prev, hole, err = a.before(ctx, b, at)
+		if err == nil && a.o.Fence != nil {
+			err = a.o.Fence(ctx) // what was listed counts as stored from now on
+		}
 		return err
 	})
 	if err != nil {
@@ -135,11 +139,25 @@ func (a *Archiver) before(ctx context.Context, b repo.Branch, at Position) (link
 	if err != nil {
 		return link{}, nil, err
 	}
-	var hole *Range
-	for _, r := range Coverage(all) {
+	for _, r := range slices.Backward(Coverage(all)) {
 		if r.End < at {
-			hole = &Range{Branch: b.ID, Start: r.End, End: at}
+			return link{}, &Range{Branch: b.ID, Start: r.End, End: at}, nil
 		}
 	}
-	return link{}, hole, nil
+	hole, err := a.holeSinceFork(ctx, b, at)
+	return link{}, hole, err
+}
+
+// holeSinceFork is what is missing in front of a branch's first log that does
+// not begin at its fork, if the archive holds log of its parent.
+func (a *Archiver) holeSinceFork(ctx context.Context, b repo.Branch, at Position) (*Range, error) {
+	if b.Parent == "" {
+		return nil, nil
+	}
+	parent, err := a.store.Segments(ctx, b.Parent, 0)
+	if err != nil || len(parent) == 0 {
+		return nil, err
+	}
+	ranges := Coverage(parent)
+	return &Range{Branch: b.ID, Start: min(b.Fork, ranges[len(ranges)-1].End), End: at}, nil
 }

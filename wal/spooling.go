@@ -96,11 +96,16 @@ func (a *Archiver) syncSpool() {
 		case <-a.ctx.Done():
 			return
 		}
+		a.mu.Lock()
+		run := a.spoolRun
+		a.mu.Unlock()
 		end, err := a.o.Spool.Sync()
 		a.mu.Lock()
 		switch {
 		case err != nil:
 			a.fail(spoolFailed(err))
+		case run != a.spoolRun:
+			a.wakeSync() // it may speak of bytes that another run has replaced
 		case end.Branch == a.branch.ID && end.Pos > a.synced:
 			// At most the end: after a rewind the spool may hold more than
 			// was written since.
@@ -115,10 +120,13 @@ func (a *Archiver) beginSpool(branch string, at Position) error {
 	if a.o.Spool == nil {
 		return nil
 	}
-	if err := a.o.Spool.Begin(branch, at); err != nil {
+	if err := a.o.Spool.Begin(branch, at); errors.Is(err, ErrSpoolFull) {
+		return err // there will be room
+	} else if err != nil {
 		a.fail(spoolFailed(err))
 		return a.err
 	}
+	a.spoolRun++
 	a.wakeSync()
 	return nil
 }

@@ -218,12 +218,12 @@ func TestAFullSpoolWaits(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, majors()[len(majors())-1])
 	s.exec(schema...)
-	st := s.stream(s.spoolArgs("--spool-limit", "8MiB")...)
+	st := s.stream(s.spoolArgs("--spool-limit", "16MiB")...)
 	s.must(append([]string{"backup"}, s.source()...)...)
 	w := s.workload(1)
 	s.advances(w, 10)
 	s.storeAway()
-	s.exec(`create table bulk as select i, md5(i::text) as a from generate_series(1, 150000) i`) // more than 8 MiB of log
+	s.exec(`create table bulk as select i, md5(i::text) as a from generate_series(1, 400000) i`) // more than 16 MiB of log
 	st.waitFor("spool-full")
 	s.storeBack()
 	st.waitFor("over: spool-full")

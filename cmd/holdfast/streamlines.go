@@ -44,6 +44,9 @@ func (s *streamLines) event(e agent.StreamEvent) {
 		s.line("the spool holds log of an earlier run (%s on disk); storing it first", size(e.Bytes))
 	case "drained":
 		s.line("the spool is drained: %s of log stored", size(e.Bytes))
+	case "spool-damaged":
+		s.line("the spool is damaged; what could be read is stored, the files are put aside: %v", e.Err)
+		s.hint(hferr.HintOf(e.Err))
 	case "streaming":
 		s.line("streaming from %s", s.position(e.At))
 	case "segment":

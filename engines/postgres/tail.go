@@ -64,8 +64,9 @@ type tail struct {
 	interval time.Duration // between unasked status messages
 	floor    repo.Position // the server has its log from here, by the slot's promise
 	until    *repo.Position
-	ready    bool // o.Ready has been called
-	noLead   bool // the server no longer has what is before the first byte wanted
+	ready    bool   // o.Ready has been called
+	advance  func() // stops the advancer; nil: it has not begun
+	noLead   bool   // the server no longer has what is before the first byte wanted
 }
 
 // Tail streams the log into in; see engines.LogSource. Every error may be
@@ -90,17 +91,9 @@ func (t *tail) run(ctx context.Context) error {
 			t.l.hangUp(conn)
 		}
 	}()
-	if err := t.prepare(ctx); err != nil {
-		return err
-	}
-	if t.o.Spooled {
-		defer t.advanceSlot(ctx)()
-	}
-	where, err := locate(ctx, conn)
+	defer t.stopAdvancing()
+	where, err := t.begin(ctx, conn)
 	if err != nil {
-		return err
-	}
-	if err := t.sameSystem(where); err != nil {
 		return err
 	}
 	pos, fallback, err := t.startAt(ctx, conn, where)
@@ -151,6 +144,24 @@ func (t *tail) run(ctx context.Context) error {
 			return err
 		}
 	}
+}
+
+// setupLimit bounds the questions before a stream: a server that hangs must
+// not keep it for ever.
+const setupLimit = 30 * time.Second
+
+// begin asks what must be known before the first byte.
+func (t *tail) begin(ctx context.Context, conn *pgconn.PgConn) (whereabouts, error) {
+	ctx, cancel := context.WithTimeout(ctx, setupLimit)
+	defer cancel()
+	if err := t.prepare(ctx); err != nil {
+		return whereabouts{}, err
+	}
+	where, err := locate(ctx, conn)
+	if err != nil {
+		return where, err
+	}
+	return where, t.sameSystem(where)
 }
 
 // continues checks that a server's new timeline begins where the old ended.

@@ -49,10 +49,6 @@ func (t *tail) branch(ctx context.Context, conn *pgconn.PgConn, b repo.Branch, u
 func (t *tail) follow(ctx context.Context, l *link, b repo.Branch, up lead, flushed repo.Position) (*continuation, error) {
 	r := &branchRun{t: t, link: l, branch: b, lead: up, start: up.to, taken: up.from, index: newIndexer(b, t.segment, up.to)}
 	r.rep = newReporter(r, flushed)
-	if err := r.beginIdle(ctx); err != nil {
-		l.close()
-		return nil, err
-	}
 	err := r.loop(ctx)
 	if !errors.Is(err, errEndOfTimeline) {
 		_ = r.rep.report(false) // a last word; if it is lost the slot stays behind a little
@@ -123,6 +119,7 @@ func (r *branchRun) begin(ctx context.Context) error {
 	}
 	r.begun = true
 	r.rep.began()
+	r.t.startAdvancing(ctx)
 	if !r.t.ready && r.t.o.Ready != nil {
 		r.t.o.Ready(r.start)
 	}
@@ -142,6 +139,10 @@ func (r *branchRun) loop(ctx context.Context) error {
 		}
 	}()
 	defer func() { cancel(nil); <-done }()
+	// Reports go out meanwhile: the intake may wait for a slow store.
+	if err := r.beginIdle(ctx); err != nil {
+		return err
+	}
 	for {
 		changed := r.t.in.Changed()
 		if err := r.t.in.Err(); err != nil {

@@ -72,10 +72,10 @@ func (t *tail) leadUp(ctx context.Context, path []repo.Branch, pos repo.Position
 	if err != nil {
 		return none, fmt.Errorf("read the end of the archived log: %w", err)
 	}
-	if repo.Position(len(archived)) != pos-from {
-		return none, fmt.Errorf("read the end of the archived log: %d bytes of %d", len(archived), pos-from)
+	if n := repo.Position(len(archived)); n == 0 || n > pos-from {
+		return none, fmt.Errorf("read the end of the archived log: %d bytes of %d", n, pos-from)
 	}
-	return lead{from: from, to: pos, archived: archived}, nil
+	return lead{from: pos - repo.Position(len(archived)), to: pos, archived: archived}, nil
 }
 
 // heldFrom is where the stretch begins that is held without a hole up to pos;

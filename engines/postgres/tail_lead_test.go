@@ -165,3 +165,31 @@ func (a *pipeline) indexed() (commits int64) {
 	}
 	return commits
 }
+
+// storedAhead is an intake that holds more than the server it is refused by.
+type storedAhead struct {
+	*memoryIntake
+	stored repo.Position
+}
+
+func (a *storedAhead) Stored() repo.Position { return a.stored }
+
+// A server that turns out to be another one keeps its slot where it was: what
+// the store holds says nothing of its log.
+func TestARefusedServersSlotStays(t *testing.T) {
+	s := newSite(t, "15", nil, "create table t (i int)")
+	log := s.source().Log()
+	if err := log.Prepare(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	before := s.text("select restart_lsn::text from pg_replication_slots")
+	s.exec("insert into t select generate_series(1, 100000)")
+	in := &storedAhead{newMemoryIntake(), s.flushLog()}
+	err := log.Tail(t.Context(), engines.TailOptions{Lineage: "pg-42", Spooled: true, Held: in.held}, in)
+	if engines.ConditionOf(err) != engines.ConditionOtherSystem {
+		t.Fatalf("%v", err)
+	}
+	if after := s.text("select restart_lsn::text from pg_replication_slots"); after != before {
+		t.Errorf("the slot went from %s to %s", before, after)
+	}
+}

@@ -46,6 +46,20 @@ func (t *tail) temporarySlot(ctx context.Context, conn *pgconn.PgConn) (err erro
 	return nil
 }
 
+// startAdvancing begins once the intake has taken this server's log for the
+// archive's: before that what is stored says nothing of this server.
+func (t *tail) startAdvancing(ctx context.Context) {
+	if t.o.Spooled && t.advance == nil {
+		t.advance = t.advanceSlot(ctx)
+	}
+}
+
+func (t *tail) stopAdvancing() {
+	if t.advance != nil {
+		t.advance()
+	}
+}
+
 // advanceEvery is how often the slot that keeps the log is moved at most.
 const advanceEvery = time.Second
 
@@ -54,7 +68,7 @@ const advanceEvery = time.Second
 // last time. Failing is no reason to end the stream: the server then only
 // keeps more than it must.
 func (t *tail) advanceSlot(ctx context.Context) (stop func()) {
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx)) // it outlives the branch it began with
 	done := make(chan struct{})
 	a := &slotAdvancer{t: t}
 	go func() {

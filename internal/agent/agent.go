@@ -31,7 +31,9 @@ type Deps struct {
 // renew says that this is meant: two servers behind one name are a mistake
 // more often than an upgrade.
 func (d Deps) register(ctx context.Context, src engines.Source, database string, renew bool) (*repo.Lineage, engines.Identity, error) {
-	id, err := src.Identify(ctx)
+	ictx, cancel := context.WithTimeout(ctx, answerLimit)
+	defer cancel()
+	id, err := src.Identify(ictx)
 	if err != nil {
 		return nil, id, err
 	}
@@ -45,7 +47,7 @@ func (d Deps) register(ctx context.Context, src engines.Source, database string,
 	info.Created = d.Clock()
 	l, err := d.Repo.EnsureLineage(ctx, info)
 	if err != nil {
-		return nil, id, fmt.Errorf("record lineage %s: %w", info.ID, err)
+		return nil, id, fromStore(fmt.Errorf("record lineage %s: %w", info.ID, err))
 	}
 	if l.Info().Database != database {
 		d.Log.Warn("this server is recorded under another name", "recorded", l.Info().Database, "asked", database)
@@ -57,7 +59,7 @@ func (d Deps) register(ctx context.Context, src engines.Source, database string,
 func (d Deps) sameServer(ctx context.Context, database, lineage string) error {
 	all, err := d.Repo.Lineages(ctx)
 	if err != nil {
-		return err
+		return fromStore(err)
 	}
 	for _, l := range slices.Backward(all) {
 		if l.Database == database {

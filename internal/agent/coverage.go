@@ -69,11 +69,10 @@ func (c *liveCoverage) close(context.Context) {}
 func (c *liveCoverage) wait(ctx context.Context, res engines.BackupResult) error {
 	last, since := repo.Position(0), time.Now() // monotonic
 	for {
-		refs, err := c.l.Segments(ctx, res.Branch, res.LogFrom)
+		upTo, err := c.held(ctx, res)
 		if err != nil {
 			return err
 		}
-		upTo := wal.FirstMissing(wal.Coverage(refs), res.LogFrom)
 		if upTo >= res.Stop {
 			return c.compare(ctx, res, res.Stop)
 		}
@@ -97,6 +96,22 @@ func (c *liveCoverage) wait(ctx context.Context, res engines.BackupResult) error
 			return err
 		}
 	}
+}
+
+// held is how far the log is held without a hole from where the base needs
+// it, along the branch's ancestors where the base began before its fork.
+func (c *liveCoverage) held(ctx context.Context, res engines.BackupResult) (repo.Position, error) {
+	p, err := wal.MakePlan(ctx, c.l, res.Branch, res.LogFrom, res.Branch, 0)
+	var gap *wal.GapError
+	switch {
+	case errors.As(err, &gap):
+		return gap.From, nil
+	case errors.Is(err, repo.ErrNotFound): // the streamer has not come to this branch yet
+		return res.LogFrom, nil
+	case err != nil:
+		return 0, err
+	}
+	return p.To(), nil
 }
 
 // alive fails once whoever wrote the log has given its lease up.

@@ -61,8 +61,9 @@ func (d Deps) startOwnLog(ctx context.Context, l *repo.Lineage, lease *wal.Lease
 		}
 		return nil, errors.Join(err, o.arch.Close(ctx, "shutdown"), o.release(ctx))
 	case <-ctx.Done():
-		stop()
-		return nil, errors.Join(context.Cause(ctx), o.release(ctx))
+		cause := context.Cause(ctx)
+		o.close(ctx)
+		return nil, cause
 	}
 }
 
@@ -123,7 +124,10 @@ func (o *ownLog) finish(ctx context.Context, end repo.Position, stall time.Durat
 	}
 	ctx, cancel := context.WithTimeout(ctx, stall)
 	defer cancel()
-	return o.arch.Close(ctx, "shutdown")
+	if err := o.arch.Close(ctx, "shutdown"); !errors.Is(err, wal.ErrLeaseLost) {
+		return err
+	}
+	return nil // what this backup needs is durable; who took over archives the rest
 }
 
 // beat commits heartbeats after the base and returns a position that later

@@ -60,6 +60,8 @@ type StreamReport struct {
 	Spool      *SpoolReport       `json:"spool,omitempty"`
 	Guarantee  *engines.Guarantee `json:"guarantee,omitempty"`
 	Hole       *wal.Range         `json:"hole,omitempty"`
+	// SpoolDamage says that what an earlier run left in the spool was damaged.
+	SpoolDamage string `json:"spool_damage,omitempty"`
 }
 
 // SpoolReport is what the spool holds.
@@ -78,14 +80,28 @@ func conditionOf(err error) engines.Condition {
 		return ConditionLeaseLost
 	case errors.As(err, new(*wal.LeaseHeldError)):
 		return ConditionLeaseHeld
+	case errors.Is(err, repo.ErrFork):
+		return ConditionFork
+	case errors.As(err, new(*storeError)):
+		return ConditionStoreFailing
 	}
-	if c := engines.ConditionOf(err); c != "" && !errors.Is(err, repo.ErrFork) {
+	if c := engines.ConditionOf(err); c != "" {
 		return c
 	}
-	if errors.Is(err, repo.ErrFork) {
-		return ConditionFork
-	}
 	return engines.ConditionConnectionLost
+}
+
+// storeError is an error of the store among those of a session.
+type storeError struct{ err error }
+
+func (e *storeError) Error() string { return e.err.Error() }
+func (e *storeError) Unwrap() error { return e.err }
+
+func fromStore(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &storeError{err}
 }
 
 // trouble is one thing that is wrong.
@@ -99,6 +115,9 @@ func troubleOf(err error) trouble {
 		return trouble{}
 	}
 	t := trouble{conditionOf(err), err.Error(), hferr.HintOf(err)}
+	if t.hint == "" && t.condition == ConditionStoreFailing {
+		t.hint = storeHint(err, nil)
+	}
 	if t.hint == "" {
 		t.hint = "The stream connects again by itself and resumes at the first byte that the archive lacks; nothing that was acknowledged is lost. " +
 			"If it lasts, look at the server and the network between."

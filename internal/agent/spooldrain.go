@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -61,6 +62,9 @@ func (dr *spoolDrain) take(ctx context.Context, p spool.Piece) error {
 		}
 		p.Data, p.At = p.Data[dr.next-p.At:], dr.next
 	}
+	if err := dr.compare(ctx, p, end); err != nil {
+		return err
+	}
 	if wal.FirstMissing(dr.held[p.Branch], p.At) >= end {
 		return nil
 	}
@@ -74,6 +78,26 @@ func (dr *spoolDrain) take(ctx context.Context, p spool.Piece) error {
 	}
 	dr.next = end
 	dr.bytes += int64(len(p.Data))
+	return nil
+}
+
+// compare holds what the store has against the spool: the same place of the
+// same branch with other bytes is another server's history, and the spool's is
+// then the only copy of what was acknowledged.
+func (dr *spoolDrain) compare(ctx context.Context, p spool.Piece, end repo.Position) error {
+	to := min(end, wal.FirstMissing(dr.held[p.Branch], p.At))
+	if to <= p.At {
+		return nil
+	}
+	stored, err := wal.ReadRange(ctx, dr.lineage, p.Branch, p.At, to)
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(stored, p.Data[:to-p.At]) {
+		return hferr.New("drain the spool", fmt.Errorf("%w: the store's log of branch %s differs from the spool's at %s", repo.ErrFork, p.Branch, p.At.Key()),
+			"Another server has written on this timeline and was archived since (a clone, a snapshot that was put back). The spool holds what was acknowledged "+
+				"to this one, and is kept: keep a copy of its directory, find out which server is the true primary, and stream with an empty spool directory.")
+	}
 	return nil
 }
 

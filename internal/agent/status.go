@@ -164,7 +164,11 @@ func (s *Status) lease(ctx context.Context, now time.Time, l *repo.Lineage) erro
 		return nil
 	}
 	s.Stream = sum
-	if sum.Age > silentLease {
+	if r := sum.Report; r != nil && r.SpoolDamage != "" {
+		s.find("error", string(ConditionSpoolDamaged), "the spool of an earlier run was damaged: "+r.SpoolDamage,
+			"Keep its *.damaged files and check the disk. If the log has a hole now, take a new base backup: holdfast backup "+s.Database)
+	}
+	if sum.Age > silentLease && !renewed(ctx, l, held) {
 		s.find("error", "stream-silent", fmt.Sprintf("the streamer (%s) has not reported for %s", who, sum.Age.Round(time.Second)),
 			"Look whether it runs and reaches the store; holdfast stream "+s.Database+" takes over from one that has ended.")
 		return nil
@@ -178,6 +182,21 @@ func (s *Status) lease(ctx context.Context, now time.Time, l *repo.Lineage) erro
 		s.find(severity, string(r.Condition), fmt.Sprintf("%s (says the streamer, %s, since %s)", r.Message, who, r.Since.UTC().Format(time.RFC3339)), r.Hint)
 	}
 	return nil
+}
+
+// renewed waits a little for a lease whose renewal looks old: the two hosts'
+// clocks may differ.
+func renewed(ctx context.Context, l *repo.Lineage, held *repo.Lease) bool {
+	for range 4 {
+		if sleep(ctx, 2*time.Second) != nil {
+			return false
+		}
+		now, _, err := l.ReadLease(ctx)
+		if err == nil && !now.Released && now.Same(held) && !now.Renewed.Equal(held.Renewed) {
+			return true
+		}
+	}
+	return false
 }
 
 func (s *Status) drills(ctx context.Context, l *repo.Lineage) error {

@@ -42,7 +42,7 @@ type StreamRequest struct {
 // StreamEvent is one change in a stream's life, or a periodic status.
 type StreamEvent struct {
 	// Kind: "waiting" (for the lease), "draining" and "drained" (the spool),
-	// "streaming", "status", "condition" (what is wrong changed), "segment",
+	// "spool-damaged", "streaming", "status", "condition" (what is wrong changed), "segment",
 	// "lost", "retry", "heartbeat-failed", "stopped".
 	Kind    string
 	Err     error
@@ -73,6 +73,9 @@ func (d Deps) Stream(ctx context.Context, r StreamRequest) error {
 	}
 	j := d.newStreamJob(r)
 	err := j.run(ctx)
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) && !errors.Is(err, errUnstored) && !final(err) {
+		err = nil // it was told to stop before there was anything to store
+	}
 	return errors.Join(err, j.close(ctx, err))
 }
 
@@ -90,7 +93,6 @@ func (j *streamJob) run(ctx context.Context) error {
 			return err
 		}
 		if !connected || final(err) {
-			j.box.trouble(troubleOf(err))
 			return err
 		}
 		if ok && time.Since(began) > time.Minute {
@@ -102,11 +104,7 @@ func (j *streamJob) run(ctx context.Context) error {
 		if j.r.GiveUp > 0 && time.Since(lost) > j.r.GiveUp {
 			return fmt.Errorf("the source stayed away for %s: %w", j.r.GiveUp, err)
 		}
-		j.box.set(func(r *StreamReport) {
-			t := troubleOf(err)
-			r.State, r.Condition, r.Message, r.Hint = StateConnecting, t.condition, t.message, t.hint
-		})
-		j.event(StreamEvent{Kind: "lost", Err: err})
+		j.lost(err)
 		jittered := delay/2 + time.Duration(rand.Int64N(int64(delay)))
 		if sleep(ctx, jittered) != nil {
 			return nil

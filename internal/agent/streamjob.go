@@ -21,9 +21,11 @@ type streamJob struct {
 	r   StreamRequest
 	box *reportBox
 
-	lineage *repo.Lineage
-	lease   *wal.Lease
-	spool   *spool.Spool
+	lineage  *repo.Lineage
+	lease    *wal.Lease
+	spool    *spool.Spool
+	streamed bool                   // streaming has begun once in this run
+	ranges   map[string][]wal.Range // of each branch, what the store was last seen to hold
 	// arch outlives a session where there is a spool: a primary that waits for
 	// us must not wait for a store that is away before it can go on.
 	arch *wal.Archiver
@@ -104,7 +106,9 @@ func (j *streamJob) drain(ctx context.Context) error {
 	n, err := j.d.drainSpool(ctx, j.lineage, j.spool, j.lease.Check)
 	if errors.As(err, new(*spool.DamageError)) {
 		j.d.Log.Error("the spool is damaged; what could be read is stored, the files are put aside", "stored", n, "error", err)
-		j.box.trouble(trouble{ConditionSpoolDamaged, err.Error(), hferr.HintOf(err)})
+		damage := err.Error()
+		j.box.set(func(r *StreamReport) { r.SpoolDamage = damage })
+		j.event(StreamEvent{Kind: "spool-damaged", Err: err})
 		err = nil
 	}
 	if err != nil {
@@ -126,31 +130,64 @@ func (j *streamJob) session(ctx context.Context) (ok bool, err error) {
 	if err := j.identify(ctx, src); err != nil {
 		return false, err
 	}
-	if err := src.Log().Prepare(ctx); err != nil {
+	pctx, cancel := context.WithTimeout(ctx, answerLimit)
+	err = src.Log().Prepare(pctx)
+	cancel()
+	if err != nil {
 		return false, err
 	}
 	if j.arch == nil {
 		j.arch = j.archiver()
 	}
 	ok, err = j.tail(ctx, src)
+	j.streamed = j.streamed || ok
+	if aerr := j.arch.Err(); aerr != nil && !final(err) {
+		err = engines.Permanent(errors.Join(err, aerr)) // it takes nothing any more
+	}
 	if j.spool == nil || ctx.Err() != nil || final(err) || errors.As(err, new(*wal.GapError)) {
+		if ctx.Err() == nil {
+			j.lost(err)
+		}
 		err = j.closeArchive(ctx, err)
 	}
 	return ok, err
 }
 
+// lost tells at once that a session is over and why: storing what it received
+// may take as long as the store is away.
+func (j *streamJob) lost(err error) {
+	t := troubleOf(err)
+	if j.box.get().Message == t.message {
+		return
+	}
+	j.box.set(func(r *StreamReport) {
+		r.State, r.Condition, r.Message, r.Hint = StateConnecting, t.condition, t.message, t.hint
+	})
+	j.event(StreamEvent{Kind: "lost", Err: err})
+}
+
 // identify makes sure that this is the server whose log the job writes.
 func (j *streamJob) identify(ctx context.Context, src engines.Source) error {
+	if j.streamed { // then the store need not be asked, which may be away
+		ictx, cancel := context.WithTimeout(ctx, answerLimit)
+		defer cancel()
+		id, err := src.Identify(ictx)
+		if err == nil && id.Lineage.ID != j.lineage.Info().ID {
+			err = otherSystem(j.r.Database, j.lineage.Info().ID, id.Lineage.ID)
+		}
+		return err
+	}
 	l, _, err := j.d.register(ctx, src, j.r.Database, j.r.NewLineage)
 	if err != nil {
 		return err
 	}
 	if j.lineage != nil && j.lineage.Info().ID != l.Info().ID {
-		if j.arch != nil || !j.r.NewLineage {
-			return otherSystem(j.r.Database, j.lineage.Info().ID, l.Info().ID)
+		// What was drained was of an earlier lineage of this name.
+		var serr error
+		if j.spool != nil {
+			serr = j.spool.Close()
 		}
-		// The drained lineage was an earlier one of this name.
-		if err := errors.Join(j.spool.Close(), j.lease.Release(ctx)); err != nil {
+		if err := errors.Join(serr, j.lease.Release(ctx)); err != nil {
 			return err
 		}
 		j.lineage, j.lease, j.spool = nil, nil, nil
@@ -232,8 +269,18 @@ func (l *latestStatus) set(s engines.TailStatus) {
 // and what the spool has for it.
 func (j *streamJob) held(ctx context.Context, branch string) ([]wal.Range, error) {
 	ranges, err := held(j.lineage)(ctx, branch)
+	if err == nil {
+		if j.ranges == nil {
+			j.ranges = map[string][]wal.Range{}
+		}
+		j.ranges[branch] = ranges
+	}
+	if known, ok := j.ranges[branch]; err != nil && ok && j.spool != nil && j.arch != nil {
+		// The store is away: it has at least what it had, for we are its one writer.
+		ranges, err = known, nil
+	}
 	if err != nil || j.spool == nil || j.arch == nil {
-		return ranges, err
+		return ranges, fromStore(err)
 	}
 	if st := j.arch.Status(); st.Branch == branch && st.Durable > st.Begun {
 		ranges = wal.Merge(append(ranges, wal.Range{Branch: branch, Start: st.Begun, End: st.Durable}))
@@ -241,18 +288,44 @@ func (j *streamJob) held(ctx context.Context, branch string) ([]wal.Range, error
 	return ranges, nil
 }
 
-// archived reads what held promised.
+// archived reads what held promised: from the store what it holds, the rest
+// from the spool. While the store is away the spool's part alone will do.
 func (j *streamJob) archived(ctx context.Context, branch string, from, to repo.Position) ([]byte, error) {
+	split := to // where the spool's part begins
 	if j.spool != nil && j.arch != nil {
-		if st := j.arch.Status(); st.Branch == branch && st.Stored < to && st.Begun <= from {
-			b, err := j.spool.Read(branch, max(from, st.Begun), to)
-			if err == nil {
-				return b, nil
-			}
-			j.d.Log.Debug("not in the spool; asking the store", "error", err)
+		if st := j.arch.Status(); st.Branch == branch {
+			split = min(to, max(from, st.Begun, st.Stored))
 		}
 	}
-	return wal.ReadRange(ctx, j.lineage, branch, from, to)
+	var spooled []byte
+	var err error
+	if split < to {
+		if spooled, err = j.spool.Read(branch, split, to); err != nil {
+			return nil, err
+		}
+	}
+	if from == split {
+		return spooled, nil
+	}
+	stored, err := wal.ReadRange(ctx, j.lineage, branch, from, split)
+	if err != nil && len(spooled) > 0 && !errors.Is(err, repo.ErrDamaged) {
+		j.d.Log.Debug("comparing the server's log with the spool alone: the store did not answer", "error", err)
+		return spooled, nil
+	}
+	return append(stored, spooled...), fromStore(err)
+}
+
+// errUnstored: not all that was received is in the store.
+var errUnstored = errors.New("not all that was received is stored")
+
+// graceful is a context that ends so long after ctx.
+func graceful(ctx context.Context, after time.Duration) (context.Context, context.CancelFunc) {
+	out, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() {
+		t := time.AfterFunc(after, cancel)
+		context.AfterFunc(out, func() { t.Stop() })
+	})
+	return out, func() { stop(); cancel() }
 }
 
 // closeArchive stores what was received. While the source is gone these bytes
@@ -261,11 +334,11 @@ func (j *streamJob) archived(ctx context.Context, branch string, from, to repo.P
 func (j *streamJob) closeArchive(ctx context.Context, terr error) error {
 	arch := j.arch
 	j.arch = nil
-	event, cctx, cancel := wal.EventSourceLost, ctx, context.CancelFunc(func() {})
+	event := wal.EventSourceLost
 	if ctx.Err() != nil {
 		event = "shutdown"
-		cctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), drain)
 	}
+	cctx, cancel := graceful(ctx, drain)
 	defer cancel()
 	cerr := arch.Close(cctx, event)
 	switch {
@@ -275,7 +348,7 @@ func (j *streamJob) closeArchive(ctx context.Context, terr error) error {
 		j.d.Log.Warn("the rest of the log stays in the spool until the next start", "error", cerr)
 		cerr = nil
 	default:
-		cerr = hferr.New("store the last of the log", cerr, "what was not stored was not acknowledged: the server still has it, and the next stream fetches it")
+		cerr = hferr.New("store the last of the log", fmt.Errorf("%w: %w", errUnstored, cerr), "what was not stored was not acknowledged: the server still has it, and the next stream fetches it")
 	}
 	return errors.Join(terr, cerr)
 }
@@ -289,7 +362,14 @@ func (j *streamJob) close(ctx context.Context, why error) error {
 	if j.spool != nil {
 		err = errors.Join(err, j.spool.Close())
 	}
-	j.box.set(func(r *StreamReport) { r.State = StateStopped })
+	j.box.set(func(r *StreamReport) {
+		r.State = StateStopped
+		t := trouble{} // who was told to stop and has stored everything leaves none
+		if why = errors.Join(why, err); why != nil {
+			t = troubleOf(why)
+		}
+		r.Condition, r.Message, r.Hint = t.condition, t.message, t.hint
+	})
 	if j.lease != nil {
 		cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseLimit)
 		defer cancel()
@@ -302,6 +382,10 @@ func (j *streamJob) close(ctx context.Context, why error) error {
 }
 
 const releaseLimit = 10 * time.Second
+
+// answerLimit is how long a server may take for the few questions before a
+// stream: one that hangs must not keep a session for ever.
+const answerLimit = 30 * time.Second
 
 func (j *streamJob) beat(ctx context.Context, src engines.Source, arch *wal.Archiver) {
 	if j.r.BeatEvery <= 0 {

@@ -73,6 +73,10 @@ type Spool struct {
 	Limit Size   `yaml:"limit"`
 }
 
+// minSpool leaves room for a file being written, one being stored, and the
+// largest message of a server, several times over.
+const minSpool = 16 << 20
+
 // Durabilities of a stream.
 const (
 	DurabilityStore = "store"
@@ -87,6 +91,9 @@ func (s Stream) Validate() error {
 			return errors.New("a spool needs durability: spool")
 		}
 	case DurabilitySpool:
+		if s.Spool.Limit != 0 && s.Spool.Limit < minSpool {
+			return fmt.Errorf("spool.limit: at least %d MiB", minSpool>>20)
+		}
 		if s.Spool.Dir == "" {
 			return errors.New("durability: spool needs spool.dir, a directory on a local disk")
 		}
