@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -36,8 +37,18 @@ func (s *streamSite) commitCases(bins string) []commitCase {
 		if err := errors.Join(os.RemoveAll(dir), os.Mkdir(dir, 0o700)); err != nil {
 			return nil, err
 		}
+		u, err := url.Parse(s.server.AdminURL())
+		if err != nil {
+			return nil, err
+		}
+		u.User = url.User(u.User.Username())
+		pass := fmt.Sprintf("*:*:*:*:%s\n", s.server.Password())
+		if err := os.WriteFile(s.path("pgpass"), []byte(pass), 0o600); err != nil {
+			return nil, err
+		}
+		u.RawQuery += "&passfile=" + url.QueryEscape(s.path("pgpass"))
 		return s.receiver(ctx, "pg_receivewal", exec.Command(filepath.Join(bins, "pg_receivewal"), //nolint:noctx // ended by SIGINT
-			"-d", s.server.AdminURL(), "-D", dir, "--synchronous", "--no-loop"))
+			"-d", u.String(), "-D", dir, "--synchronous", "--no-loop"))
 	}
 	spool := func(ctx context.Context) (*receiver, error) { return s.stream(ctx, s.spoolArgs()...) }
 	store := func(ctx context.Context) (*receiver, error) { return s.stream(ctx) }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -161,7 +162,15 @@ func (s *streamSite) stream(ctx context.Context, args ...string) (*receiver, err
 	if err := s.emptyRepo(ctx); err != nil {
 		return nil, err
 	}
-	all := append([]string{"stream", s.server.URL(), "--name", "bench", "--quiet"}, args...)
+	u, err := url.Parse(s.server.URL())
+	if err != nil {
+		return nil, err
+	}
+	u.User = url.User(u.User.Username()) // a password never stands in an argument
+	if err := os.WriteFile(s.path("pg.pass"), []byte(s.server.Password()+"\n"), 0o600); err != nil {
+		return nil, err
+	}
+	all := append([]string{"stream", u.String(), "--password-file", s.path("pg.pass"), "--name", "bench", "--quiet"}, args...)
 	return s.receiver(ctx, receiverName, exec.Command(s.binary, all...)) //nolint:noctx // ended by SIGINT
 }
 
