@@ -32,7 +32,7 @@ demo: build
 # Everything CI runs: in-process tests under the race detector, the binary's
 # end-to-end tests, and the seeded crash tests whole (fewer seeds under -race).
 test: build servers
-	$(GO) run ./testcontainers/provision docker image:postgres@15
+	$(GO) run ./testcontainers/provision faketime docker image:postgres@15
 	$(GO) vet ./...
 	CGO_ENABLED=1 $(GO) test -race -timeout 30m $(IN_PROCESS)
 	$(GO) test -timeout 45m ./cmd/holdfast

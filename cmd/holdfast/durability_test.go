@@ -56,12 +56,14 @@ func (s *site) status() statusDoc {
 }
 
 // shows waits until status has a finding with one of some codes ("a|b"), which
-// must say what to do; it must come within ten seconds of the event.
-func (s *site) shows(codes string, since time.Time) {
+// must say what to do, and all of some texts; it must come within ten seconds
+// of the event.
+func (s *site) shows(codes string, since time.Time, texts ...string) {
 	s.t.Helper()
 	for {
 		for _, f := range s.status().Databases[0].Findings {
-			if code := f.Code; slices.Contains(strings.Split(codes, "|"), code) {
+			lacks := func(text string) bool { return !strings.Contains(f.Message, text) }
+			if code := f.Code; slices.Contains(strings.Split(codes, "|"), code) && !slices.ContainsFunc(texts, lacks) {
 				if f.Fix == "" {
 					s.t.Errorf("%s: %s: it does not say what to do", code, f.Message)
 				}

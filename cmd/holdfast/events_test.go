@@ -1,6 +1,8 @@
 package main
 
 import (
+	"errors"
+	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -194,6 +196,62 @@ func TestALostSlotIsAHole(t *testing.T) {
 		defer c.stop()
 		if got := s.fingerprint(c.url()); got != want {
 			t.Errorf("the copy differs from its source\nsource:\n%scopy:\n%s", want, got)
+		}
+	})
+}
+
+// A source's clock that is set, forward or back, shows; log goes on being
+// archived, and a target is still exact. The server's clock is libfaketime's.
+func TestAClockThatIsSet(t *testing.T) {
+	t.Parallel()
+	onEach(t, func(t *testing.T, major string) {
+		libs, err := filepath.Glob("/usr/lib/*/faketime/libfaketimeMT.so.1")
+		if err != nil || len(libs) != 1 {
+			t.Fatalf("no libfaketime (go run ./testcontainers/provision faketime): %v %v", libs, err)
+		}
+		dir, err := os.MkdirTemp("/tmp", "hf-clock-")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { os.RemoveAll(dir) })
+		clock := filepath.Join(dir, "clock")
+		set := func(offset string) {
+			// In one step: the server reads it at every look at its clock.
+			if err := errors.Join(os.WriteFile(clock+".new", []byte(offset+"\n"), 0o644), os.Rename(clock+".new", clock)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		set("+0")
+		if err := os.Chmod(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		s := newSiteWith(t, major, nil, "LD_PRELOAD="+libs[0], "FAKETIME_TIMESTAMP_FILE="+clock, "FAKETIME_NO_CACHE=1", "FAKETIME_DONT_FAKE_MONOTONIC=1")
+		s.exec(schema...)
+		st := s.stream("--flush-every", "300ms")
+		s.must(append([]string{"backup"}, s.source()...)...)
+		w := s.workload(1)
+		s.streams()
+		for _, c := range []struct{ offset, by string }{{"+7200", " 2h0m"}, {"-3600", " -3h0m"}} {
+			time.Sleep(6 * time.Second) // a look at the clock as it is
+			at := time.Now()
+			set(c.offset)
+			s.shows("clock-step", at, "set by about"+c.by)
+			s.advances(w, 20)
+		}
+		w.stop()
+		s.archived()
+		var xid string
+		var n int64
+		s.query(s.server.AdminURL(), `select xmin::text, n from ledger order by n desc limit 1`, &xid, &n)
+		st.signal(syscall.SIGTERM)
+		st.wait()
+		s.must("restore", databaseName, "--to", s.path("copy"), "--before", xid)
+		c := s.boot(s.path("copy"))
+		defer c.stop()
+		var last int64
+		s.query(c.url(), `select max(n) from ledger`, &last)
+		if last != n-1 {
+			t.Errorf("the copy ends at commit %d, want %d", last, n-1)
 		}
 	})
 }

@@ -93,13 +93,13 @@ func newSite(t *testing.T, major string) *site {
 }
 
 // newSiteWith has a server with these settings.
-func newSiteWith(t *testing.T, major string, conf map[string]string) *site {
+func newSiteWith(t *testing.T, major string, conf map[string]string, env ...string) *site {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Minute)
 	t.Cleanup(cancel)
 	s := &site{t: t, ctx: ctx}
 	s.server = pgtest.Start(t, major, pgserver.Options{
-		Role: "holdfast", Conf: conf,
+		Role: "holdfast", Conf: conf, Env: env,
 		SQL: []string{"CREATE DATABASE holdfast OWNER holdfast", "GRANT pg_monitor TO holdfast"},
 	})
 	s.newHost(major)

@@ -24,6 +24,7 @@ type streamJob struct {
 	lineage  *repo.Lineage
 	lease    *wal.Lease
 	spool    *spool.Spool
+	clock    sourceClock
 	streamed bool                   // streaming has begun once in this run
 	ranges   map[string][]wal.Range // of each branch, what the store was last seen to hold
 	// arch outlives a session where there is a spool: a primary that waits for
@@ -32,7 +33,7 @@ type streamJob struct {
 }
 
 func (d Deps) newStreamJob(r StreamRequest) *streamJob {
-	j := &streamJob{d: d, r: r}
+	j := &streamJob{d: d, r: r, clock: sourceClock{log: d.Log}}
 	durability := "store"
 	if r.OpenSpool != nil {
 		durability = "spool"

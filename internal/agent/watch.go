@@ -17,8 +17,6 @@ const (
 	guaranteeEvery = 10 * time.Second
 	storePatience  = 3 * time.Second // a put that fails once, or a spool that is full for a moment, is no condition
 	silentTooLong  = 6 * time.Second // of a server that is asked every 2.5 s
-	clockEvery     = 5 * time.Second
-	clockStep      = time.Second // more than clocks drift between two looks
 )
 
 // watch follows a running session: it derives what is wrong from what the
@@ -30,12 +28,7 @@ type watch struct {
 	arch *wal.Archiver
 	tail func() engines.TailStatus
 
-	clock     clockWatch
 	fullSince time.Time // monotonic
-
-	mu       sync.Mutex
-	stepped  string
-	stepSeen time.Time // monotonic
 }
 
 func (w *watch) run(ctx context.Context) {
@@ -43,7 +36,7 @@ func (w *watch) run(ctx context.Context) {
 	// keep that from being seen.
 	var asking sync.WaitGroup
 	defer asking.Wait()
-	asking.Go(func() { w.every(ctx, clockEvery, w.askTime) })
+	asking.Go(func() { w.every(ctx, clockEvery, w.job.clock.ask(w.src)) })
 	asking.Go(func() { w.every(ctx, guaranteeEvery, w.guarantee) })
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
@@ -113,20 +106,10 @@ func (w *watch) judge(st wal.Status, ts engines.TailStatus, spool *SpoolReport) 
 	case st.Hole != nil:
 		return trouble{ConditionLogHole, fmt.Sprintf("log was lost: branch %s from %s to %s is neither in the archive nor on the server", st.Hole.Branch, w.job.r.Position(st.Hole.Start), w.job.r.Position(st.Hole.End)),
 			"Moments inside and just before the hole's end cannot be restored. Take a new base backup: holdfast backup " + w.job.r.Database}
-	case w.step() != "":
-		return trouble{ConditionClockStep, w.step(), "For moments near the step restore by position (--target-lsn or the like) rather than by time."}
+	case w.job.clock.lately() != "":
+		return trouble{ConditionClockStep, w.job.clock.lately(), "For moments near the step restore by position (--target-lsn or the like) rather than by time."}
 	}
 	return trouble{}
-}
-
-// step is what is to be said of the source's clock, for a minute.
-func (w *watch) step() string {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.stepped == "" || time.Since(w.stepSeen) > time.Minute {
-		return ""
-	}
-	return w.stepped
 }
 
 func storeHint(err error, spool *SpoolReport) string {
@@ -147,50 +130,6 @@ func (w *watch) guarantee(ctx context.Context) {
 		return
 	}
 	w.job.box.set(func(r *StreamReport) { r.Guarantee = &g })
-}
-
-// askTime asks the server for its clock: the times in its messages are as old
-// as the messages, which wait while the store is behind.
-func (w *watch) askTime(ctx context.Context) {
-	began := time.Now()
-	server, err := w.src.Clock(ctx)
-	if err != nil {
-		return // the tail finds out what is wrong
-	}
-	step := w.clock.step(server, began, time.Now())
-	if step == 0 {
-		return
-	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.stepped = fmt.Sprintf("the source's clock was set by about %s: commit times in the log are not in order there", step.Round(100*time.Millisecond))
-	w.stepSeen = time.Now()
-	w.job.d.Log.Warn("the source's clock was set", "database", w.job.r.Database, "by", step)
-}
-
-// clockWatch compares how far the source's clock went with how long that took.
-type clockWatch struct {
-	server      time.Time
-	began, done time.Time // around the question, monotonic
-}
-
-// step is by how much the source's clock was set since the last answer, 0 if
-// it was not, as far as the questions' round trips can tell.
-func (c *clockWatch) step(server, began, done time.Time) time.Duration {
-	was := *c
-	*c = clockWatch{server, began, done}
-	if was.server.IsZero() {
-		return 0
-	}
-	went := server.Sub(was.server)
-	most, least := done.Sub(was.began), began.Sub(was.done)
-	switch slack := clockStep + most/100; {
-	case went > most+slack:
-		return went - most
-	case went < least-slack:
-		return went - least
-	}
-	return 0
 }
 
 func later(a, b time.Time) time.Time {

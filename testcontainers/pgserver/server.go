@@ -34,6 +34,9 @@ type Options struct {
 	Dir string
 	// Conf adds to, and overrides, the settings in Defaults.
 	Conf map[string]string
+	// Env adds to the server's environment, which is otherwise empty but for
+	// what every command has: a library that is loaded first, for example.
+	Env []string
 	// Role, when not empty, is made with LOGIN, REPLICATION and a random
 	// password; URL then connects as it.
 	Role string
@@ -152,6 +155,7 @@ func (s *Server) launch(ctx context.Context) error {
 	proc, err := s.sandbox.Start(ctx, testcontainers.Command{
 		Path:   "postgres",
 		Args:   []string{"-D", s.sandbox.GuestPath(s.DataDir()), "-p", strconv.Itoa(s.port), "-k", s.sandbox.GuestPath(s.SocketDir())},
+		Env:    s.opts.Env,
 		Stdout: &s.log, Stderr: &s.log,
 	})
 	if err != nil {

@@ -5,6 +5,7 @@
 //	provision docker                    a Docker daemon, installed and started
 //	provision image:postgres@15         a local image holdfast/postgres:15
 //	provision pgbackrest                pgBackRest, for the benchmarks
+//	provision faketime                  libfaketime, for servers whose clock is set
 //
 // Everything is idempotent, quick when already there, and safe to run twice at
 // once. Each step says how long it took. It belongs to development: the
@@ -49,7 +50,7 @@ type provisioner struct {
 	getenv func(string) string
 }
 
-const usage = "usage: provision {docker | pgbackrest | postgres@<major> | image:postgres@<major>} …"
+const usage = "usage: provision {docker | pgbackrest | faketime | postgres@<major> | image:postgres@<major>} …"
 
 func run(ctx context.Context, targets []string, p provisioner) error {
 	if len(targets) == 0 {
@@ -71,8 +72,8 @@ func (p provisioner) get(ctx context.Context, target string) (string, error) {
 	switch target {
 	case "docker":
 		return p.docker(ctx)
-	case "pgbackrest":
-		return program(ctx, "pgbackrest")
+	case "pgbackrest", "faketime":
+		return program(ctx, target)
 	}
 	name, image := strings.CutPrefix(target, "image:")
 	engine, version, ok := strings.Cut(name, "@")
