@@ -18,6 +18,7 @@ import (
 	"github.com/holdfastdb/holdfast/internal/blob/memstore"
 	"github.com/holdfastdb/holdfast/internal/hferr"
 	"github.com/holdfastdb/holdfast/internal/repo"
+	"github.com/holdfastdb/holdfast/internal/underrace"
 	"github.com/holdfastdb/holdfast/internal/secret"
 	"github.com/holdfastdb/holdfast/wal"
 )
@@ -463,7 +464,7 @@ func TestTargetsAllOverALog(t *testing.T) {
 			p.names()
 			p.lists()
 		}
-		run(30)
+		run(max(underrace.Fewer(30), 6))
 		recut, cut := p.recut(a.lineage)
 		p.read(recut)
 		p.across(cut)

@@ -327,7 +327,7 @@ func TestCrash(t *testing.T) {
 // TestFullDisk: wherever the disk's space ends, what Sync returned stays.
 func TestFullDisk(t *testing.T) {
 	seal, seen := lineage(t, true), map[string]int{}
-	for seed := range underrace.Fewer(uint64(300)) {
+	for seed := range uint64(300) {
 		rng := rand.New(rand.NewPCG(seed, 3))
 		w := &world{rng: rng, seal: seal, o: manyFrames(), disk: crashfs.New(seed, nil), stored: map[string]Position{}, seen: seen}
 		for life := range lives {

@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/holdfastdb/holdfast/engines/postgres/walrecord"
+	"github.com/holdfastdb/holdfast/internal/underrace"
 )
 
 // told is a record as the server's own tools tell it.
@@ -241,7 +242,7 @@ func agree(t *testing.T, log []byte, from uint64, want []told) {
 		i, _ := slices.BinarySearchFunc(want, p, func(r told, p uint64) int { return int(int64(r.start) - int64(p)) })
 		return want[i:]
 	}
-	for range 30 {
+	for range underrace.Fewer(30) {
 		at := from + rnd.Uint64N(to-from)
 		if rnd.IntN(2) == 0 {
 			at -= at % walrecord.BlockSize
