@@ -18,8 +18,8 @@ import (
 	"github.com/holdfastdb/holdfast/internal/blob/memstore"
 	"github.com/holdfastdb/holdfast/internal/hferr"
 	"github.com/holdfastdb/holdfast/internal/repo"
-	"github.com/holdfastdb/holdfast/internal/underrace"
 	"github.com/holdfastdb/holdfast/internal/secret"
+	"github.com/holdfastdb/holdfast/internal/underrace"
 	"github.com/holdfastdb/holdfast/wal"
 )
 
