@@ -95,7 +95,7 @@ func newSite(t *testing.T, major string) *site {
 // newSiteWith has a server with these settings.
 func newSiteWith(t *testing.T, major string, conf map[string]string, env ...string) *site {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Minute) // exact targets take four on an idle machine
 	t.Cleanup(cancel)
 	s := &site{t: t, ctx: ctx}
 	s.server = pgtest.Start(t, major, pgserver.Options{
