@@ -342,6 +342,13 @@ func (j *streamJob) closeArchive(ctx context.Context, terr error) error {
 	cctx, cancel := graceful(ctx, drain)
 	defer cancel()
 	cerr := arch.Close(cctx, event)
+	if st := arch.Status(); cerr == nil && ctx.Err() != nil && j.spool != nil && st.Stored >= st.Received {
+		// Heartbeats behind the last log are noted in the store now, and this
+		// process spools nothing more.
+		if err := j.spool.Trim(st.Branch, st.Stored+1); err != nil {
+			j.d.Log.Warn("the spool could not be trimmed", "error", err)
+		}
+	}
 	switch {
 	case cerr == nil:
 	case j.spool != nil && !final(cerr):
