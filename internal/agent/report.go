@@ -160,13 +160,11 @@ func (b *reportBox) set(fn func(r *StreamReport)) {
 }
 
 // in says what the stream is doing, and that nothing is wrong with it.
-func (b *reportBox) in(state string) {
-	b.set(func(r *StreamReport) {
-		r.State = state
-		r.Condition, r.Message, r.Hint = "", "", ""
-	})
-}
+func (b *reportBox) in(state string) { b.trouble(state, trouble{}) }
 
-func (b *reportBox) trouble(t trouble) {
-	b.set(func(r *StreamReport) { r.Condition, r.Message, r.Hint = t.condition, t.message, t.hint })
+// trouble says what the stream is doing, and what is wrong with it.
+func (b *reportBox) trouble(state string, t trouble) {
+	b.set(func(r *StreamReport) {
+		r.State, r.Condition, r.Message, r.Hint = state, t.condition, t.message, t.hint
+	})
 }

@@ -76,10 +76,7 @@ func (j *streamJob) adopt(ctx context.Context, l *repo.Lineage) error {
 		Report: func() any { return j.box.get() },
 		Wait:   true,
 		OnWait: func(held *wal.LeaseHeldError) {
-			t := troubleOf(held)
-			j.box.set(func(r *StreamReport) {
-				r.State, r.Condition, r.Message, r.Hint = StateWaiting, t.condition, t.message, t.hint
-			})
+			j.box.trouble(StateWaiting, troubleOf(held))
 			j.event(StreamEvent{Kind: "waiting", Err: held})
 		},
 	})
@@ -161,9 +158,7 @@ func (j *streamJob) lost(err error) {
 	if j.box.get().Message == t.message {
 		return
 	}
-	j.box.set(func(r *StreamReport) {
-		r.State, r.Condition, r.Message, r.Hint = StateConnecting, t.condition, t.message, t.hint
-	})
+	j.box.trouble(StateConnecting, t)
 	j.event(StreamEvent{Kind: "lost", Err: err})
 }
 
@@ -276,7 +271,7 @@ func (j *streamJob) held(ctx context.Context, branch string) ([]wal.Range, error
 		}
 		j.ranges[branch] = ranges
 	}
-	if known, ok := j.ranges[branch]; err != nil && ok && j.spool != nil && j.arch != nil {
+	if known, ok := j.ranges[branch]; err != nil && !errors.Is(err, repo.ErrDamaged) && ok && j.spool != nil && j.arch != nil {
 		// The store is away: it has at least what it had, for we are its one writer.
 		ranges, err = known, nil
 	}
@@ -370,14 +365,8 @@ func (j *streamJob) close(ctx context.Context, why error) error {
 	if j.spool != nil {
 		err = errors.Join(err, j.spool.Close())
 	}
-	j.box.set(func(r *StreamReport) {
-		r.State = StateStopped
-		t := trouble{} // who was told to stop and has stored everything leaves none
-		if why = errors.Join(why, err); why != nil {
-			t = troubleOf(why)
-		}
-		r.Condition, r.Message, r.Hint = t.condition, t.message, t.hint
-	})
+	why = errors.Join(why, err)
+	j.box.trouble(StateStopped, troubleOf(why)) // none: who was told to stop and has stored everything
 	if j.lease != nil {
 		cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseLimit)
 		defer cancel()
